@@ -1,0 +1,1 @@
+"""Decompositions and their solvers: numbers in, numbers out; NumPy and SciPy only."""

@@ -1,0 +1,132 @@
+"""A layer: one Conv, Gemm or MatMul(+Add) node with a constant weight, and what surrounds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlowrank.decompose.activation import IDENTITY, Activation
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution kernel moves over its input; one entry an axis, all tuples empty for a fully connected layer.
+
+    ``pads`` is in ONNX order: all begins, then all ends. ``auto_pad`` is ``NOTSET``, ``VALID``, ``SAME_UPPER`` or
+    ``SAME_LOWER``; unless it is ``NOTSET``, ``pads`` is ignored.
+    """
+
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+
+    @property
+    def axes(self) -> int:
+        """Number of spatial axes."""
+        return len(self.strides)
+
+    def only(self, *kept: int) -> Geometry:
+        """Return the geometry of a factor that acts on the axes ``kept`` alone and leaves the others as they are."""
+        n = self.axes
+
+        def pick(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+            return tuple(v if i % n in kept else neutral for i, v in enumerate(values))
+
+        return Geometry(pick(self.strides, 1), pick(self.pads, 0), pick(self.dilations, 1), self.auto_pad)
+
+    @staticmethod
+    def pointwise(axes: int) -> Geometry:
+        """Return the geometry of a 1x1 convolution over ``axes`` spatial axes."""
+        return Geometry((1,) * axes, (0,) * 2 * axes, (1,) * axes)
+
+    def output_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the spatial output size of a kernel of extent ``kernel`` on an input of spatial size ``size``."""
+        n = self.axes
+        out = []
+        for i in range(n):
+            if self.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+                out.append(math.ceil(size[i] / self.strides[i]))
+                continue
+            padding = 0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + n]
+            out.append((size[i] + padding - self.dilations[i] * (kernel[i] - 1) - 1) // self.strides[i] + 1)
+        return tuple(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of a network.
+
+    Attributes:
+        name: Name of the node, unique in the graph.
+        op: ``Conv``, ``Gemm`` or ``MatMul``.
+        weight: ``[F, C/group, *kernel]`` for a Conv; ``[F, C]`` otherwise, with ``transB`` and ``alpha`` applied.
+        bias: ``[F]`` (``beta`` applied), or None.
+        geometry: Strides, pads and dilations.
+        group: Groups of a Conv, otherwise 1.
+        input: Name of the tensor the layer reads.
+        output: Name of the tensor it writes: the response ``y``, after the bias, before the activation.
+        nodes: Names of the nodes the layer consists of, in graph order (a MatMul and its Add, or one node).
+        shares_weight: Whether another node reads the same weight.
+        activation: ``r(.)``, what is applied to the preactivation; the identity when the response has other readers.
+        preactivation: Name of the tensor ``r(.)`` acts on: ``output``, or that of the residual Add behind it.
+        shortcut: Name of the residual Add's other operand, or None.
+        input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
+        output_shape: Likewise for the response.
+    """
+
+    name: str
+    op: str
+    weight: FloatArray
+    bias: FloatArray | None
+    geometry: Geometry
+    input: str
+    output: str
+    nodes: tuple[str, ...]
+    preactivation: str
+    group: int = 1
+    shares_weight: bool = False
+    activation: Activation = field(default=IDENTITY)
+    shortcut: str | None = None
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the layer is a convolution."""
+        return self.op == "Conv"
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Spatial extent of the kernel; empty for a fully connected layer."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def outputs(self) -> int:
+        """Number ``F`` of output maps."""
+        return int(self.weight.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        """Number ``C`` of input maps."""
+        return int(self.weight.shape[1]) * self.group
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of one sample at which the layer computes a response."""
+        return math.prod(self.output_shape[2:]) if self.is_conv else math.prod(self.output_shape[1:-1])
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer for one sample."""
+        return self.positions * int(self.weight.size)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases."""
+        return int(self.weight.size) + (0 if self.bias is None else int(self.bias.size))
