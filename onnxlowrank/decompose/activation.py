@@ -37,7 +37,7 @@ class Activation(Protocol):
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """``r(x) = slope * x + offset`` on every piece ``(low, high, slope, offset)``; the pieces cover the real line."""
+    """``r(x) = slope * x + offset`` on every piece ``(low, high, slope, offset)``; the pieces cover the real line, ascending."""
 
     name: str
     pieces: tuple[tuple[float, float, float, float], ...]
@@ -45,9 +45,8 @@ class PiecewiseLinear:
     def __call__(self, x: Array) -> Array:
         """Return ``r(x)``."""
         out = np.empty_like(x)
-        for low, high, slope, offset in self.pieces:
-            inside = (x >= low) & (x <= high)
-            out[inside] = slope * x[inside] + offset
+        for low, _, slope, offset in self.pieces:  # ascending: a later piece overwrites what lies above its low end
+            np.copyto(out, slope * x + offset, where=x >= low)
         return out
 
     def nearest(self, value: Array, prediction: Array, penalty: float) -> Array:
@@ -92,14 +91,20 @@ class Smooth:
         return _SMOOTH[self.name](x)[0]
 
     def nearest(self, value: Array, prediction: Array, penalty: float) -> Array:
-        """Return the best point of damped Gauss-Newton iterations on Eq. 9, started at the prediction.
+        """Return the best point of damped Gauss-Newton iterations on Eq. 9.
 
-        A step that does not lower the cost is halved, so the result is never worse than the prediction.
+        They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1: the
+        result is never worse than the prediction.
         """
+        one, cost = self._descend(prediction.copy(), value, prediction, penalty)
+        other, other_cost = self._descend(np.clip(prediction, -1, 1), value, prediction, penalty)
+        return np.where(other_cost < cost, other, one)
+
+    def _descend(self, z: Array, value: Array, prediction: Array, penalty: float) -> tuple[Array, Array]:
+        """Return ``z`` after a few steps, none of which raises the cost, and the cost."""
         function = _SMOOTH[self.name]
-        z = prediction.copy()
         r, slope = function(z)
-        cost = (value - r) ** 2
+        cost = (value - r) ** 2 + penalty * (z - prediction) ** 2
         damping = np.ones_like(z)
         for _ in range(12):
             step = (slope * (value - r) - penalty * (z - prediction)) / (slope * slope + penalty)
@@ -112,7 +117,7 @@ class Smooth:
             slope = np.where(better, trial_slope, slope)
             cost = np.where(better, trial_cost, cost)
             damping = np.where(better, np.minimum(2 * damping, 1), damping / 4)
-        return z
+        return z, cost
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:

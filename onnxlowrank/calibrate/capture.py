@@ -1,0 +1,85 @@
+"""Runs networks over sample inputs and takes from each a few positions of the tensors asked for.
+
+The positions are chosen inside the graph (:mod:`onnxlowrank.graph.probe`), so only ``[samples, channels]`` leaves the session,
+and one input is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxlowrank.calibrate.inputs import Inputs
+from onnxlowrank.errors import ModelError
+from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
+from onnxlowrank.progress import Advance
+from onnxlowrank.runtime import all_threads, open_session
+
+Rows = NDArray[np.float32]
+
+
+ROWS_PER_LAYER = 48_000
+
+
+def positions_per_input(inputs: Inputs) -> int:
+    """Return how many positions of each input are sampled, so that a layer gets about ``ROWS_PER_LAYER`` rows in all."""
+    return math.ceil(ROWS_PER_LAYER / (len(inputs) * inputs.batch))
+
+
+def sample(
+    model: onnx.ModelProto, probes: Sequence[Probe], inputs: Inputs, seed: int, advance: Advance
+) -> Iterator[dict[str, Rows]]:
+    """Yield, for one input after the other, the sampled rows ``[rows, channels]`` of every probe.
+
+    Equal seeds sample equal positions of the same input, whichever the network.
+
+    Raises:
+        ModelError: If a tensor is not finite.
+    """
+    session = open_session(add_probes(model, probes), all_threads(), spinning=True)
+    wanted = {value.name for value in session.get_inputs()}
+    names = [probe.name for probe in probes]
+    count = positions_per_input(inputs)
+    for index, feeds in enumerate(inputs):
+        positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
+        given = {name: value for name, value in feeds.items() if name in wanted}
+        rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                raise ModelError(f"tensor {name} of the network is not finite on input {index} of {inputs.description}")
+        yield rows
+        advance(1)
+
+
+class Spool:
+    """Rows on disk, one file a name, appended to while streaming and read back one name at a time."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxlowrank-")
+        self._channels: dict[str, int] = {}
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def append(self, name: str, rows: Rows) -> None:
+        """Add rows ``[n, channels]`` to a name's file."""
+        self._channels[name] = rows.shape[1]
+        with self._file(name).open("ab") as file:
+            rows.tofile(file)
+
+    def read(self, name: str) -> Rows:
+        """Return all rows ``[n, channels]`` of a name, in the order they came."""
+        return np.fromfile(self._file(name), np.float32).reshape(-1, self._channels[name])
+
+    def _file(self, name: str) -> Path:
+        names = list(self._channels)
+        return Path(self._folder.name) / f"{names.index(name)}.f32"

@@ -1,0 +1,83 @@
+"""The sequence of feeds that calibration and evaluation iterate over."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlowrank.calibrate.specs import Feeds
+from onnxlowrank.errors import InputDataError
+
+
+class Inputs(Sequence[Feeds]):
+    """Sample inputs: a sequence of feeds, each read when it is asked for and the same every time.
+
+    Only what ``read`` needs is held, never the decoded feeds, so memory does not grow with their number.
+
+    Attributes:
+        batch: Samples in one feed (in the first one, where a reader's feeds differ).
+        labels: Class indices ``[len, batch]``, or None when the source has none.
+        description: What the inputs are and where they come from, for the report.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Feeds],
+        count: int,
+        batch: int,
+        description: str,
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._read = read
+        self._count = count
+        self.batch = batch
+        self.description = description
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Feeds: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Inputs: ...
+
+    def __getitem__(self, index: int | slice) -> Feeds | Inputs:
+        if isinstance(index, slice):
+            return self.subset(range(*index.indices(self._count)))
+        return self._read(self._position(index))
+
+    def subset(self, indices: Iterable[int]) -> Inputs:
+        """Return the feeds at ``indices``, in that order, with their labels; nothing is read."""
+        kept = [self._position(index) for index in indices]
+        read = self._read
+        labels = None if self.labels is None else self.labels[kept]
+        description = f"{len(kept)} of {self.description}" if self.batch == 1 else (
+            f"{len(kept)} batches of {self.batch} out of {self.description}"
+        )
+        return Inputs(lambda index: read(kept[index]), len(kept), self.batch, description, labels)
+
+    def _position(self, index: int) -> int:
+        position = operator.index(index)
+        if not -self._count <= position < self._count:
+            raise IndexError(f"feed {position} of {self._count}")
+        return position % self._count
+
+
+def label_rows(labels: NDArray[np.generic], samples: int, feeds: int, batch: int, where: str) -> NDArray[np.int64]:
+    """Return one class index a sample as ``[feeds, batch]``, the samples of a short last batch dropped.
+
+    Raises:
+        InputDataError: They are not integers, or not one for each of the ``samples``.
+    """
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (samples,):
+        raise InputDataError(
+            f"the array 'labels' of {where} is {labels.dtype} {list(labels.shape)}: give one integer class index for each "
+            f"of its {samples} samples."
+        )
+    return labels[: feeds * batch].astype(np.int64).reshape(feeds, batch)

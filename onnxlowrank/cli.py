@@ -1,0 +1,217 @@
+"""The command line: options in, one call of the Python API, tables out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from onnxlowrank.errors import OnnxLowRankError, OptionError
+from onnxlowrank.graph.load import check_destination, write_atomically
+from onnxlowrank.passes.base import Setting
+from onnxlowrank.progress import Advance
+
+app = typer.Typer(
+    help="Makes trained ONNX networks faster in onnxruntime by low-rank decomposition, without training.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BAD_INPUT, NOT_REACHED, INTERRUPTED = 2, 3, 130
+
+EXAMPLE = """
+Example:
+
+  onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx --speedup 2 --calibration models/cifar10_calibration.npz
+
+Exit code: 0 the speed-up was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+"""
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except OnnxLowRankError as error:
+        print(f"onnxlowrank: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("onnxlowrank: interrupted, nothing was written", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"onnxlowrank {importlib.metadata.version('onnxlowrank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=EXAMPLE)
+def optimize(
+    model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Where to write the faster one.", show_default=False)],
+    speedup: Annotated[float, typer.Option(help="How many times faster it is to become.")] = 2.0,
+    target: Annotated[
+        str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
+    ] = "latency",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Sample inputs: a folder of images, an .npz with uint8 'images', .npy or .npz feeds, ONNX test data, "
+            "or module:attribute naming a CalibrationDataReader.",
+            metavar="PATH",
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
+    ] = None,
+    preprocess: Annotated[str, typer.Option(help="Of images: imagenet, unit, caffe or raw.")] = "imagenet",
+    mean: Annotated[str | None, typer.Option(help="Of the pixels as fed, e.g. 123.7,116.8,103.9.")] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise, e.g. 1,1,1.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor of the pixels before --mean and --std.")] = None,
+    resize: Annotated[str | None, typer.Option(help="Size before the crop, e.g. 256 or 256x320.")] = None,
+    crop: Annotated[str | None, typer.Option(help="Size of the centre crop, e.g. 224.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nchw or nhwc; read from the model by default.")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
+    provider: Annotated[str, typer.Option(help="cpu or cuda: where latency is measured.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
+    passes: Annotated[
+        str | None, typer.Option(help="Methods to choose from: channel, spatial, asymmetric3d, fully_connected.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Pattern of layers to consider; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of layers to keep; may be repeated.")] = None,
+    rank: Annotated[
+        list[str] | None, typer.Option(help="Ranks by hand, LAYER=64 or LAYER=48x64; may be repeated.")
+    ] = None,
+    selection: Annotated[
+        str, typer.Option(help="energy: ranks chosen for the whole network; uniform: all layers cut alike.")
+    ] = "energy",
+    linear: Annotated[bool, typer.Option("--linear", help="Fit before the activations, not through them.")] = False,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    """Write a network that runs SPEEDUP times faster in onnxruntime, at almost the same accuracy."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    # Imported here: `--help` and `--version` need neither onnxruntime nor SciPy.
+    from onnxlowrank.calibrate.preprocess import preprocess_from_options
+    from onnxlowrank.pipeline import optimize as run
+    from onnxlowrank.report.table import print_result
+
+    if report is not None:
+        check_destination(model, report)
+    how = preprocess_from_options(
+        preprocess,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        scale=scale,
+        resize=_size("--resize", resize),
+        crop=_size("--crop", crop),
+        layout=layout,
+        channels=channels,
+    )
+    with _bars() as progress:
+        result = run(
+            model,
+            output,
+            speedup=speedup,
+            target=target,
+            calibration=calibration,
+            evaluate=evaluate,
+            preprocess=how,
+            provider=provider,
+            threads=threads,
+            passes=None if passes is None else [name.strip() for name in passes.split(",")],
+            only=only or (),
+            exclude=exclude or (),
+            ranks=dict(_rank(text) for text in rank or ()),
+            selection=selection,
+            nonlinear=not linear,
+            asymmetric=not symmetric,
+            seed=seed,
+            progress=progress,
+        )
+    print_result(result, _console())
+    print(f"written: {output} ({result.seconds:.0f} s)")
+    if report is not None:
+        text = json.dumps(result.to_dict(), indent=2) + "\n"
+        write_atomically(report, text.encode())
+    if not result.reached:
+        raise typer.Exit(NOT_REACHED)
+
+
+class _Bars:
+    """Progress bars on standard error."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def stage(self, title: str, total: float) -> Advance:
+        task = self._progress.add_task(title, total=total)
+        return lambda amount: self._progress.advance(task, amount)
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield _Bars(progress)
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=140)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{option} {text} is no list of numbers; write e.g. {option} 0.5,0.5,0.5") from None
+
+
+def _size(option: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        sizes = [int(part) for part in text.split("x")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or min(sizes) < 1:
+        raise OptionError(f"{option} {text} is no size; write e.g. {option} 256 or {option} 256x320 (height x width)")
+    return sizes[0], sizes[-1]
+
+
+def _rank(text: str) -> tuple[str, Setting]:
+    layer, separator, ranks = text.rpartition("=")
+    try:
+        setting = tuple(int(part) for part in ranks.split("x"))
+    except ValueError:
+        setting = ()
+    if not (separator and layer and setting):
+        raise OptionError(f"--rank {text} is not understood; write --rank LAYER=64 or --rank LAYER=48x64")
+    return layer, setting

@@ -1,0 +1,1 @@
+"""What a network costs: measured milliseconds, and the channel block that makes its cost a staircase."""

@@ -1,0 +1,158 @@
+"""Low-rank regression of responses on features, linear and through an activation (Zhang 2015, Sec. 3.1-3.3).
+
+The responses ``y [n, F]`` of a layer are to be predicted from features ``f [n, p]`` (the layer's own responses, or
+those of the first links of a chain) by ``P Q' f + b`` with ``Q [p, d']`` and ``P [F, d']``:
+
+    min  sum_i | r(y_i + s_i) - r(P Q' f_i + b + s_i) |^2  +  ridge * | P Q' - T0 |^2            (Eq. 5 and 12)
+
+with ``s`` the shortcut of a residual Add, when there is one, and ``T0`` the map the ridge draws to. When ``f`` comes from the
+rewritten prefix and ``y`` from the original network, the reconstruction is the asymmetric one (Eq. 12).
+
+*Linear* (``r`` the identity): reduced-rank regression (Eq. 7-8). With the Cholesky factor ``L L' = f'f + ridge * I`` and
+``S = L^-1 (f'y + ridge * T0)``, the solution is ``P`` = the leading eigenvectors of ``S'S`` and ``Q = L^-T S P``; this
+is the GSVD of the paper, and for ``f = y`` it is PCA (Eq. 4).
+
+*Nonlinear*: auxiliary responses ``z`` take the place of ``y`` (Eq. 6). Alternate the regression of ``z`` on ``f`` with the
+exact one-dimensional solutions for ``z`` (Eq. 9-11), 25 times with penalty 0.01 and 25 times with penalty 1. Only
+``f'z`` changes from one iteration to the next: ``L`` is computed once, and ``z`` exists for one block of rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+
+Float32Array = NDArray[np.float32]
+
+PENALTIES = (0.01,) * 25 + (1.0,) * 25
+_ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankMap:
+    """The map ``f -> P Q' f + b``: ``left`` is P ``[F, d']``, ``right`` is Q ``[p, d']``, ``bias`` is b ``[F]``."""
+
+    left: Float64Array
+    right: Float64Array
+    bias: Float64Array
+
+    def __call__(self, features: Float32Array) -> Float32Array:
+        """Return the predictions ``[n, F]`` for features ``[n, p]``."""
+        hidden = features @ self.right.astype(np.float32)
+        predicted: Float32Array = hidden @ self.left.T.astype(np.float32) + self.bias.astype(np.float32)
+        return predicted
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a layer is fitted on.
+
+    Attributes:
+        features: ``[n, p]``, at the sampled positions.
+        target: ``[n, F]``, the original network's preactivation there (shortcut included).
+        shortcut: ``[n, F]``, the other operand of the residual Add as the rewritten network computes it, or None.
+        activation: ``r(.)``.
+    """
+
+    features: Float32Array
+    target: Float32Array
+    shortcut: Float32Array | None = None
+    activation: Activation = IDENTITY
+
+
+def fit_low_rank(
+    samples: Samples, rank: int, prior: Float64Array | None = None, ridge: float = 1e-4, nonlinear: bool = True
+) -> LowRankMap:
+    """Fit ``P``, ``Q`` and ``b`` of rank ``d' = rank`` (Zhang 2015, Eq. 5-12).
+
+    Args:
+        samples: Features, targets, shortcut and activation.
+        rank: ``d'``, at most ``min(p, F)``.
+        prior: The map ``T0 [p, F]`` the ridge draws to; zero when None.
+        ridge: Weight of that pull, relative to the mean variance of the features.
+        nonlinear: Whether ``r`` is taken into account; without, responses are compared before it (Eq. 4, 7).
+    """
+    mean = samples.features.mean(axis=0, dtype=np.float64)
+    centred = samples.features - mean.astype(np.float32)
+    regression = _Regression(centred, prior, ridge)
+    fitted = regression.solve(*_linear_cross(centred, samples), rank)
+    if nonlinear and samples.activation is not IDENTITY:
+        value = samples.activation(samples.target)
+        for penalty in PENALTIES:
+            fitted = regression.solve(*_nonlinear_cross(centred, samples, value, fitted, penalty), rank, fitted.left)
+    return LowRankMap(fitted.left, fitted.right, fitted.bias - fitted.left @ (fitted.right.T @ mean))
+
+
+class _Regression:
+    """Reduced-rank regression on one set of centred features; the factorisation of their Gram matrix is kept."""
+
+    def __init__(self, centred: Float32Array, prior: Float64Array | None, ridge: float) -> None:
+        features = centred.shape[1]
+        gram = np.zeros((features, features))
+        for rows in _blocks(len(centred)):
+            gram += centred[rows].T @ centred[rows]
+        scale = max(float(np.trace(gram)) / features, np.finfo(np.float32).tiny)
+        gram[np.diag_indices(features)] += ridge * scale
+        self._cholesky = scipy.linalg.cholesky(gram, lower=True)
+        self._pull = 0.0 if prior is None else ridge * scale * prior
+
+    def solve(
+        self, cross: Float64Array, offset: Float64Array, rank: int, start: Float64Array | None = None
+    ) -> LowRankMap:
+        """Return the best map of the given rank for ``f'z = cross [p, F]`` and mean ``z = offset [F]``.
+
+        With ``start``, the ``P`` of the iteration before, its subspace is improved by two steps of orthogonal iteration; an
+        eigendecomposition of every iteration's problem would cost more than the rest of the iteration.
+        """
+        whitened = scipy.linalg.solve_triangular(self._cholesky, cross + self._pull, lower=True, check_finite=False)
+        outputs = whitened.shape[1]
+        if rank >= outputs:
+            left = np.eye(outputs)
+        elif start is None:
+            _, left = principal_axes(whitened.T @ whitened, rank)
+        else:
+            left = start
+            for _ in range(2):
+                left, _ = np.linalg.qr(whitened.T @ (whitened @ left))
+        right = scipy.linalg.solve_triangular(self._cholesky, whitened @ left, lower=True, trans="T")
+        return LowRankMap(left, right, offset)
+
+
+def _linear_cross(centred: Float32Array, samples: Samples) -> tuple[Float64Array, Float64Array]:
+    """Return ``f'y [p, F]`` and the mean of ``y [F]``, the shortcut taken off the target."""
+    cross = np.zeros((centred.shape[1], samples.target.shape[1]))
+    total = np.zeros(samples.target.shape[1])
+    for rows in _blocks(len(centred)):
+        y = samples.target[rows] if samples.shortcut is None else samples.target[rows] - samples.shortcut[rows]
+        cross += centred[rows].T @ y
+        total += y.sum(axis=0, dtype=np.float64)
+    return cross, total / len(centred)
+
+
+def _nonlinear_cross(
+    centred: Float32Array, samples: Samples, value: Float32Array, fitted: LowRankMap, penalty: float
+) -> tuple[Float64Array, Float64Array]:
+    """Return ``f'z [p, F]`` and the mean of ``z [F]``, with the ``z`` that solve Eq. 9 around the current fit."""
+    cross = np.zeros((centred.shape[1], value.shape[1]))
+    total = np.zeros(value.shape[1])
+    for rows in _blocks(len(centred)):
+        prediction = fitted(centred[rows])
+        if samples.shortcut is not None:
+            prediction += samples.shortcut[rows]
+        z = samples.activation.nearest(value[rows], prediction, penalty)
+        if samples.shortcut is not None:
+            z -= samples.shortcut[rows]
+        cross += centred[rows].T @ z
+        total += z.sum(axis=0, dtype=np.float64)
+    return cross, total / len(centred)
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))

@@ -1,0 +1,182 @@
+"""Reads models from files, refuses what cannot be decomposed, and writes models so that no half-written file stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from onnxlowrank.errors import ModelError, OptionError
+from onnxlowrank.graph.walk import subgraphs, walk
+
+Source = str | os.PathLike[str] | ModelProto
+"""What a model can be given as: the path of a file, or the model itself."""
+
+LARGEST_PROTOBUF = 2**31 - 2**20
+"""Bytes of weights a single file can hold; protobuf stops at 2 GiB, and the nodes need some room."""
+
+_QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits"}
+_HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def load(source: Source) -> ModelProto:
+    """Return the model in a file, external data pulled into memory, or a copy of a model.
+
+    Raises:
+        ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
+            model has no nodes, is invalid, is already quantised, or has half-precision weights.
+    """
+    if isinstance(source, ModelProto):
+        label = f"the model '{source.graph.name}'"
+        model = ModelProto()
+        model.CopyFrom(source)
+        if any(map(uses_external_data, model.graph.initializer)):
+            raise ModelError(f"{label} refers to external data that is not loaded; pass the path of its file instead.")
+    else:
+        label = os.fspath(source)
+        model = _read(Path(source))
+    if not model.graph.node:
+        raise ModelError(f"{label} has an empty graph, without a single node; export the network again.")
+    _refuse_low_precision(model, label)
+    _check(model, source, label)
+    return model
+
+
+def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write ``model`` to ``path``, atomically: whatever fails, an earlier file there stays as it was.
+
+    Weights beyond protobuf's 2 GiB limit go to ``<name>.data`` beside the file.
+
+    Raises:
+        OptionError: The directory is missing or cannot be written to, the path is not that of a regular file, or
+            the disk is full.
+    """
+    target = _destination(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+            for file in _write(model, Path(scratch) / target.name):
+                os.replace(file, target.parent / file.name)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OptionError(f"The disk is full and {path} was not written; free some space first.") from error
+        raise OptionError(f"Cannot write {path} ({error.strerror or error}); choose another output path.") from error
+
+
+def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
+    """Check, before long work starts, that the result can be written to ``path``.
+
+    Raises:
+        OptionError: ``path`` is the file of ``source`` (links followed) or not a regular file, or its directory is
+            missing or cannot be written to.
+    """
+    target = _destination(path)
+    if not isinstance(source, ModelProto) and target.exists() and Path(source).exists() and target.samefile(source):
+        raise OptionError(f"The output {path} is the input model itself; choose another output path.")
+
+
+def is_large(model: ModelProto) -> bool:
+    """Return whether ``model`` exceeds what one protobuf file can hold."""
+    return sum(int(tensor.ByteSize()) for tensor in model.graph.initializer) > LARGEST_PROTOBUF
+
+
+def _read(path: Path) -> ModelProto:
+    """Return the model in the file ``path`` with all its external data."""
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory; name the .onnx file in it.")
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist; check the path.") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    except DecodeError:
+        raise ModelError(f"{path} is not an ONNX model or is truncated; export or download it again.") from None
+    if not model.HasField("graph"):
+        raise ModelError(f"{path} is not an ONNX model or is truncated; export or download it again.")
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{path} keeps weights in a separate file that is missing or damaged ({_first_line(error)}); "
+            "put that file beside the model."
+        ) from error
+    return model
+
+
+def _refuse_low_precision(model: ModelProto, label: str) -> None:
+    """Raise ModelError for a quantised or half-precision model."""
+    nodes = list(walk(model.graph.node)) + [node for function in model.functions for node in walk(function.node)]
+    for node in nodes:
+        if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
+            raise ModelError(
+                f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
+                "decompose the float32 network first and quantise the result."
+            )
+    half = {name for graph in [model.graph, *(g for node in nodes for g in subgraphs(node))] for name in _half(graph)}
+    half |= {node.output[0] for node in nodes if _is_half_constant(node)}
+    for node in nodes:
+        if node.op_type == "Identity" and half.intersection(node.input):
+            half.update(node.output)
+        if node.op_type in ("Conv", "Gemm", "MatMul") and half.intersection(node.input):
+            raise ModelError(f"{label} has half-precision weights (node '{node.name}'); convert to float32 first.")
+
+
+def _half(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the half-precision initializers of ``graph``."""
+    return [tensor.name for tensor in graph.initializer if tensor.data_type in _HALF]
+
+
+def _is_half_constant(node: NodeProto) -> bool:
+    """Return whether ``node`` is a Constant in half precision."""
+    return node.op_type == "Constant" and any(attribute.t.data_type in _HALF for attribute in node.attribute)
+
+
+def _check(model: ModelProto, source: Source, label: str) -> None:
+    """Raise ModelError unless the ONNX checker accepts ``model``; a model beyond 2 GiB it accepts only as a file."""
+    try:
+        if not is_large(model):
+            onnx.checker.check_model(model)
+        elif not isinstance(source, ModelProto):
+            onnx.checker.check_model(source)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{label} is not a valid ONNX model ({_first_line(error)}); export it again.") from error
+
+
+def _destination(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` with links followed, or raise OptionError where no file can be written."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise OptionError(f"The directory {target.parent} of the output does not exist; create it first.")
+    if target.exists() and not target.is_file():
+        raise OptionError(f"The output {path} is not a regular file; name an .onnx file.")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OptionError(f"The directory {target.parent} of the output is not writable; choose another one.")
+    return target
+
+
+def _write(model: ModelProto, path: Path) -> list[Path]:
+    """Write ``model`` to ``path`` and return the files written, the one that refers to the other last."""
+    written = [path]
+    if is_large(model):
+        outside = ModelProto()
+        outside.CopyFrom(model)
+        data = path.with_name(f"{path.name}.data")
+        onnx.save_model(outside, path, format="protobuf", save_as_external_data=True, location=data.name)
+        written.insert(0, data)
+    else:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    for file in written:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    return written
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without its full stop."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")

@@ -1,0 +1,185 @@
+"""Adds outputs to a model that sample its tensors at random positions, inside the graph.
+
+A tensor ``[N, C, *spatial]`` has ``P`` positions, the product of its spatial sizes, known only when the model runs.
+Of these a probe takes ``k = min(S, P)``: position ``floor((i + u_i) * P / k)`` for ``i < k``, one from each of ``k``
+strata, where ``u`` are ``S`` numbers that are fed. Tensors of equal spatial size are sampled at equal positions, in
+whatever model they are, and nothing but the samples leaves the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxlowrank.chain import Step
+from onnxlowrank.errors import ModelError
+from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
+
+POSITIONS = "onnxlowrank_positions"
+"""Name of the input with the random numbers: float32 ``[S]``, uniform in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What to sample.
+
+    Attributes:
+        name: Name of the output, which no tensor of the model has.
+        tensor: Tensor of the model to sample; may be one of its inputs.
+        channels_last: False for ``[N, C, *spatial]``, True for ``[N, ..., C]`` (fully connected).
+        steps: Convolutions applied to the tensor, on a branch beside the network, before it is sampled; for
+            channels-first tensors only.
+    """
+
+    name: str
+    tensor: str
+    channels_last: bool
+    steps: tuple[Step, ...] = ()
+
+
+def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
+    """Return a copy of ``model`` whose only outputs are ``probes``, each float32 ``[rows, channels]``.
+
+    Rows are ordered by element of the batch, then by position; the positions are the same for all elements. The
+    inputs are those of ``model`` and ``POSITIONS``. Nodes that no probe needs are left out.
+
+    Raises:
+        ModelError: The model's opset is older than 9, which lacks the operators that sample.
+        ValueError: A probe names a tensor that is not in the model, or has a name that is; or it has steps and is
+            channels-last.
+    """
+    if opset(model) < 9:
+        raise ModelError(
+            f"The model uses opset {opset(model)}, calibration needs 9 or newer; "
+            "convert it with onnx.version_converter or export it again."
+        )
+    taken = names(model)
+    for probe in probes:
+        if probe.tensor not in taken:
+            raise ValueError(f"probe '{probe.name}' samples '{probe.tensor}', which is not in the model")
+        if probe.name in taken:
+            raise ValueError(f"probe '{probe.name}' has the name of a tensor or node of the model")
+        if probe.steps and probe.channels_last:
+            raise ValueError(f"probe '{probe.name}' applies convolutions to a channels-last tensor")
+    taken.update(probe.name for probe in probes)
+    sampler = _Sampler(taken)
+    for probe in probes:
+        sampler.add(probe)
+
+    positions = helper.make_tensor_value_info(POSITIONS, TensorProto.FLOAT, [None])
+    return rebuild(
+        model,
+        nodes=needed([*model.graph.node, *sampler.nodes], [probe.name for probe in probes]),
+        initializers=[*model.graph.initializer, *sampler.initializers],
+        inputs=[*model.graph.input, positions],
+        outputs=[helper.make_tensor_value_info(probe.name, TensorProto.FLOAT, [None, None]) for probe in probes],
+    )
+
+
+def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of ``model`` whose outputs are exactly ``tensors``, without the nodes these do not need.
+
+    Outputs that the model does not describe carry no type; onnxruntime infers it.
+
+    Raises:
+        ValueError: A tensor is not in the model.
+    """
+    missing = sorted(set(tensors) - names(model))
+    if missing:
+        raise ValueError(f"no such tensors in the model: {missing}")
+    graph = model.graph
+    described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
+    return rebuild(
+        model,
+        nodes=needed(graph.node, tensors),
+        initializers=graph.initializer,
+        inputs=graph.input,
+        outputs=[described.get(name, ValueInfoProto(name=name)) for name in tensors],
+    )
+
+
+class _Sampler:
+    """Writes the nodes of probes, with operators that mean the same from opset 9 on."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self._taken = taken
+        self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
+
+    def add(self, probe: Probe) -> None:
+        """Write the nodes of one probe."""
+        tensor = probe.tensor
+        for step in probe.steps:
+            weight = self._initializer("weight", np.asarray(step.weight, np.float32))
+            tensor = self._node("Conv", tensor, weight, **conv_attributes(step))
+        rows = self._channels_last(tensor) if probe.channels_last else self._channels_first(tensor)
+        shape = self._node("Concat", self._constant([-1]), self._size(rows, 2), axis=0)
+        self._node("Reshape", rows, shape, output=probe.name)
+
+    def _channels_first(self, tensor: str) -> str:
+        """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
+        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
+        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2)), axis=2)
+        return self._node("Transpose", sampled, perm=[0, 2, 1])
+
+    def _channels_last(self, tensor: str) -> str:
+        """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
+        shape = self._node("Concat", self._size(tensor, 0), self._constant([-1]), self._size(tensor, -1), axis=0)
+        flat = self._node("Reshape", tensor, shape)
+        return self._node("Gather", flat, self._indices(self._size(flat, 1)), axis=1)
+
+    def _indices(self, total: str) -> str:
+        """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
+        size = self._double(total)
+        count = self._node("Min", self._double(self._size(POSITIONS, 0)), size)
+        ones = self._node("ConstantOfShape", self._int64(count), value=numpy_helper.from_array(np.ones(1, np.int64)))
+        strata = self._node("Reshape", self._node("NonZero", ones), self._constant([-1]))  # 0, 1, ..., k - 1
+        jitter = self._double(self._node("Gather", POSITIONS, strata, axis=0))
+        place = self._node("Add", self._double(strata), jitter)
+        scaled = self._node("Div", self._node("Mul", place, size), count)
+        limit = self._node("Sub", size, self._constant([1.0]))
+        return self._int64(self._node("Floor", self._node("Min", scaled, limit)))
+
+    def _size(self, tensor: str, axis: int) -> str:
+        """Return the size of one axis as int64 ``[1]``; a negative ``axis`` counts from the last."""
+        shape = self._node("Shape", tensor)
+        if axis >= 0:
+            return self._node("Gather", shape, self._constant([axis]), axis=0)
+        end = self._node("Add", self._node("Shape", shape), self._constant([axis]))
+        return self._node("Gather", shape, end, axis=0)
+
+    def _double(self, tensor: str) -> str:
+        """Cast to float64, in which positions are exact."""
+        return self._node("Cast", tensor, to=TensorProto.DOUBLE)
+
+    def _int64(self, tensor: str) -> str:
+        """Cast to int64."""
+        return self._node("Cast", tensor, to=TensorProto.INT64)
+
+    def _constant(self, values: ArrayLike) -> str:
+        """Return the initializer with these few numbers; equal numbers share one."""
+        array = np.asarray(values)
+        key = (array.dtype.name, tuple(array.tolist()))
+        if key not in self._constants:
+            self._constants[key] = self._initializer("constant", array)
+        return self._constants[key]
+
+    def _initializer(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        """Add an initializer and return its name."""
+        unused = unique(f"onnxlowrank_probe/{name}", self._taken)
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), unused))
+        return unused
+
+    def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add a node and return the name of its output."""
+        name = unique(f"onnxlowrank_probe/{op}", self._taken)
+        written = output or f"{name}:0"
+        self.nodes.append(helper.make_node(op, list(inputs), [written], name=name, **attributes))
+        return written

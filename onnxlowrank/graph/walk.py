@@ -1,0 +1,109 @@
+"""Walks over a graph and the graphs nested in its nodes, and builds a model anew from what a walk kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs a node carries in its attributes (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield ``nodes`` and all nodes of the graphs nested in them, depth first."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from walk(graph.node)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Yield the tensors a node reads, once a read; all that its subgraphs read counts, their own tensors included."""
+    yield from filter(None, node.input)
+    for graph in subgraphs(node):
+        yield from (output.name for output in graph.output)
+        for inner in graph.node:
+            yield from reads(inner)
+
+
+def names(model: ModelProto) -> set[str]:
+    """Return every name of a node or a tensor in use anywhere in ``model``."""
+    nodes = list(walk(model.graph.node))
+    taken = {node.name for node in nodes}
+    for graph in chain([model.graph], *map(subgraphs, nodes)):
+        taken.update(item.name for item in chain(graph.input, graph.output, graph.initializer))
+        taken.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in nodes:
+        taken.update(node.input, node.output)
+    return taken
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """Return ``name``, numbered if it is in ``taken`` already, and add what is returned to ``taken``."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def opset(model: ModelProto) -> int:
+    """Return the version of the standard operators ``model`` imports."""
+    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+
+
+def needed(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """Return those of ``nodes``, given in graph order, that the tensors ``outputs`` depend on."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(list(nodes)):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(reads(node))
+    return kept[::-1]
+
+
+def rebuild(
+    model: ModelProto,
+    *,
+    nodes: Iterable[NodeProto],
+    initializers: Iterable[TensorProto],
+    inputs: Iterable[ValueInfoProto],
+    outputs: Iterable[ValueInfoProto],
+) -> ModelProto:
+    """Return a copy of ``model`` with another body.
+
+    Names, doc strings, metadata, IR version, opset imports and functions are those of ``model``, as is the value
+    info of all tensors that are still there. Initializers that nothing reads are left out, and so are inputs that
+    were only the default of such an initializer.
+    """
+    nodes, initializers, outputs = list(nodes), list(initializers), list(outputs)
+    written = {name for node in nodes for name in node.output}
+    used = {name for node in nodes for name in reads(node)} | {output.name for output in outputs}
+    constants = {tensor.name for tensor in initializers}
+    constants |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    del graph.node[:], graph.initializer[:], graph.sparse_initializer[:], graph.value_info[:]
+    del graph.input[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensor for tensor in initializers if tensor.name in used)
+    dense = {tensor.name for tensor in initializers}
+    graph.sparse_initializer.extend(
+        sparse for sparse in model.graph.sparse_initializer if sparse.values.name in used - dense
+    )
+    graph.value_info.extend(info for info in model.graph.value_info if info.name in written)
+    graph.input.extend(info for info in inputs if info.name in used or info.name not in constants)
+    graph.output.extend(outputs)
+    return result

@@ -1,0 +1,349 @@
+"""The way of the data, top to bottom: load, find layers, calibrate, plan, fit, rewrite, verify, measure, save."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.inputs import Inputs, Source, open_inputs
+from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.calibrate.synthetic import synthetic_inputs
+from onnxlowrank.chain import Chain
+from onnxlowrank.cost.block import channel_block
+from onnxlowrank.cost.latency import Latency, measure, ratio
+from onnxlowrank.errors import ModelError, OptionError
+from onnxlowrank.evaluate import Agreement, compare_outputs
+from onnxlowrank.fit import Suited, collect_statistics, fit_plan
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.load import check_destination, load, save
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.probe import expose
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting, Statistics
+from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.result import LayerReport, ModelReport, Result
+from onnxlowrank.runtime import Target, all_threads, open_session
+from onnxlowrank.search import Found, search_plan
+from onnxlowrank.select.energy import Plan, select_by_energy, select_uniformly
+from onnxlowrank.verify import verify_interface
+
+log = logging.getLogger(__name__)
+
+SELECTIONS = {"energy": select_by_energy, "uniform": select_uniformly}
+TARGETS = ("latency", "macs")
+LOWEST_ENERGY = 0.5
+"""A setting predicted to lose more than half of a layer's response is no approximation and is not offered."""
+_SYNTHETIC_INPUTS = 64
+_MOST_INPUTS = 3000  # Zhang 2015, Sec. 3.2: "sufficient to randomly sample 3,000 images"
+_MOST_HELD_OUT = 64
+
+
+def optimize(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    speedup: float = 2.0,
+    target: str = "latency",
+    calibration: Source | None = None,
+    evaluate: Source | None = None,
+    preprocess: Preprocess | None = None,
+    provider: str = "cpu",
+    threads: int = 1,
+    passes: Sequence[str] | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ranks: Mapping[str, Setting] | None = None,
+    selection: str = "energy",
+    nonlinear: bool = True,
+    asymmetric: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Make a trained network faster by low-rank decomposition of its layers, without training.
+
+    Args:
+        model: ONNX file, or the network itself (which is not changed).
+        output: Where to write the optimised network; None writes nothing.
+        speedup: How many times faster the network is to become, > 1.
+        target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its convolutions.
+        calibration: Sample inputs, see :func:`onnxlowrank.calibrate.inputs.open_inputs`; None uses synthetic images.
+        evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the calibration.
+        preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and deviation.
+        provider: ``cpu`` or ``cuda``: where latency is measured.
+        threads: Number of threads latency is measured with.
+        passes: Names of the methods to choose from; None means all.
+        only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
+        exclude: Patterns of layers to keep.
+        ranks: Settings by hand, by layer name.
+        selection: ``energy`` chooses ranks for the whole network (Zhang 2015, Eq. 13-14), ``uniform`` cuts all layers alike.
+        nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
+        asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
+        seed: Of the sampled positions and the synthetic images.
+        progress: Told how far the work is.
+
+    Raises:
+        OnnxLowRankError: If the model, the data or an option is unusable; nothing is written then.
+
+    When the speed-up cannot be reached the fastest sensible network is written, and ``Result.reached`` is False.
+    """
+    start = time.perf_counter()
+    progress = Silent() if progress is None else progress
+    where = Target(provider, threads)
+    _check_options(speedup, target, selection)
+    if output is not None:
+        check_destination(model, output)
+    where.check()
+    methods = load_passes(passes)
+
+    original = load(model)
+    normalised = normalise(original)
+    inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed)
+    layers = _with_shapes(normalised, find_layers(normalised), inputs)
+    suited, reasons = _suited(layers, methods, only, exclude, target)
+    by_hand = _by_hand(layers, suited, ranks or {})
+
+    with Spool() as spool:
+        statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress)
+        block = channel_block(provider)
+        candidates = {layer.name: _candidates(layer, suited, statistics, by_hand, block) for layer in layers}
+        found = _plan(original, normalised, layers, suited, candidates, speedup, target, selection, inputs, where, progress)
+        chains = fit_plan(
+            normalised, layers, found.plan, suited, statistics, inputs, spool, seed, progress, nonlinear, asymmetric
+        )
+
+    optimised = rewrite(normalised, layers, chains) if chains else original
+    verify_interface(original, optimised)
+    agreement = compare_outputs(original, optimised, unseen, progress.stage("compare", len(unseen)))
+    before, after = _measure(original, optimised, inputs, where, progress)
+    macs_speedup = _conv_macs(layers, {}) / max(_conv_macs(layers, chains), 1)
+    latency_speedup = ratio(before, after)
+    result = Result(
+        model=optimised,
+        requested=speedup,
+        measured_by=target,
+        reached=found.reached and (target == "macs" or latency_speedup >= speedup),
+        latency_speedup=latency_speedup,
+        macs_speedup=macs_speedup,
+        layers=tuple(_layer_report(layer, found.plan, chains, suited, reasons, candidates) for layer in layers),
+        before=_model_report(original, layers, {}, before),
+        after=_model_report(optimised, layers, chains, after),
+        agreement=agreement,
+        provider=provider,
+        threads=threads,
+        seconds=time.perf_counter() - start,
+        notes=notes,
+    )
+    if output is not None:
+        save(optimised, output)
+    return result
+
+
+def _check_options(speedup: float, target: str, selection: str) -> None:
+    if not (math.isfinite(speedup) and speedup > 1):
+        raise OptionError(f"--speedup {speedup:g} makes no sense; give a number above 1, e.g. 2")
+    if target not in TARGETS:
+        raise OptionError(f"--target {target} is unknown; choose from {', '.join(TARGETS)}")
+    if selection not in SELECTIONS:
+        raise OptionError(f"--selection {selection} is unknown; choose from {', '.join(SELECTIONS)}")
+
+
+def _inputs(
+    model: onnx.ModelProto, calibration: Source | None, evaluate: Source | None, preprocess: Preprocess | None, seed: int
+) -> tuple[Inputs, Inputs, tuple[str, ...]]:
+    """Return the inputs to fit on, those to compare on, and what the user should know about them."""
+    preprocess = preprocess_from_options("imagenet") if preprocess is None else preprocess
+    specs = input_specs(model)
+    notes = []
+    if calibration is None:
+        inputs = synthetic_inputs(specs, preprocess, _SYNTHETIC_INPUTS, seed)
+        notes.append("no calibration data were given: synthetic images were used; real inputs give better accuracy")
+    else:
+        inputs = open_inputs(calibration, specs, preprocess)
+    if len(inputs) * inputs.batch > _MOST_INPUTS:
+        chosen = np.linspace(0, len(inputs) - 1, _MOST_INPUTS // inputs.batch).astype(int)
+        notes.append(f"{_MOST_INPUTS} of {len(inputs) * inputs.batch} calibration inputs were used, evenly spread")
+        inputs = inputs.subset(chosen.tolist())
+    if evaluate is not None:
+        return inputs, open_inputs(evaluate, specs, preprocess), tuple(notes)
+    held_out = min(len(inputs) // 8, max(_MOST_HELD_OUT // inputs.batch, 1))
+    if not held_out:
+        notes.append("too few inputs to hold any out: outputs are compared on inputs the fit has seen")
+        return inputs, inputs, tuple(notes)
+    unseen = set(np.linspace(0, len(inputs) - 1, held_out).astype(int).tolist())
+    rest = [i for i in range(len(inputs)) if i not in unseen]
+    return inputs.subset(rest), inputs.subset(sorted(unseen)), tuple(notes)
+
+
+def _with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
+    """Return the layers with the shapes they have on the first input."""
+    if not layers:
+        raise ModelError("the model has no Conv, Gemm or MatMul node with a constant float32 weight: nothing to decompose")
+    names = sorted({name for layer in layers for name in (layer.input, layer.output)})
+    given = inputs[0]
+    read = {name for name in names if name in given}
+    computed = [name for name in names if name not in read]
+    session = open_session(expose(model, computed), all_threads())
+    wanted = {value.name for value in session.get_inputs()}
+    values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
+    shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
+    shapes |= {name: given[name].shape for name in read}
+    return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
+
+
+def _suited(
+    layers: Sequence[Layer], methods: Sequence[Pass], only: Sequence[str], exclude: Sequence[str], target: str
+) -> tuple[Suited, dict[str, str]]:
+    """Return the passes that suit every layer, and for the layers without any the reasons."""
+    for option, patterns in (("--only", only), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
+                names = ", ".join(layer.name for layer in layers[:8])
+                raise OptionError(f"{option} {pattern} matches no layer; layers are {names}{', ...' * (len(layers) > 8)}")
+    suited: dict[str, list[Pass]] = {}
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        if only and not any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in only):
+            reasons[layer.name] = "not in --only"
+        elif any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in exclude):
+            reasons[layer.name] = "excluded"
+        elif target == "macs" and not layer.is_conv:
+            reasons[layer.name] = "--target macs counts convolutions"
+        else:
+            refusals = {one.name: one.refusal(layer) for one in methods}
+            willing = [one for one in methods if refusals[one.name] is None]
+            if willing:
+                suited[layer.name] = willing
+            else:
+                reasons[layer.name] = "; ".join(sorted({reason for reason in refusals.values() if reason}))
+    return suited, reasons
+
+
+def _by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Setting]) -> dict[str, Candidate]:
+    """Return a candidate for every layer whose ranks were given by hand: of the first pass with that many ranks."""
+    chosen = {}
+    known = {layer.name: layer for layer in layers}
+    for name, setting in ranks.items():
+        shown = f"--rank {name}={'x'.join(map(str, setting))}"
+        if name not in known:
+            raise OptionError(f"{shown}: there is no layer {name}; layers are {', '.join(list(known)[:8])} ...")
+        fitting = [one for one in suited.get(name, ()) if len(one.rank_names) == len(setting)]
+        if not fitting:
+            raise OptionError(f"{shown}: no pass chosen for this layer takes {len(setting)} rank(s)")
+        limits = fitting[0].limits(known[name])
+        if any(not 1 <= rank <= limit for rank, limit in zip(setting, limits, strict=True)):
+            raise OptionError(f"{shown}: {fitting[0].name} takes ranks from 1 to {'x'.join(map(str, limits))} here")
+        chosen[name] = fitting[0].candidate(known[name], setting, energy=1.0)
+    return chosen
+
+
+def _candidates(
+    layer: Layer,
+    suited: Suited,
+    statistics: Mapping[str, Statistics],
+    by_hand: Mapping[str, Candidate],
+    block: int,
+) -> list[Candidate]:
+    """Return what a layer offers: "keep", and every sensible setting of every pass; or the setting chosen by hand."""
+    if layer.name in by_hand:
+        return [by_hand[layer.name]]
+    offered = [Candidate(layer.name, KEEP, (), layer.macs, 1.0)]
+    for one in suited.get(layer.name, ()):
+        offered += [c for c in one.candidates(layer, statistics[layer.name], block) if c.energy >= LOWEST_ENERGY]
+    return offered
+
+
+def _plan(
+    original: onnx.ModelProto,
+    normalised: onnx.ModelProto,
+    layers: Sequence[Layer],
+    suited: Suited,
+    candidates: Mapping[str, Sequence[Candidate]],
+    speedup: float,
+    target: str,
+    selection: str,
+    inputs: Inputs,
+    where: Target,
+    progress: Progress,
+) -> Found:
+    select = SELECTIONS[selection]
+    if target == "latency":
+        return search_plan(
+            original, normalised, layers, suited, candidates, speedup, select, inputs[0], where, progress
+        )
+    convolutions = sum(layer.macs for layer in layers if layer.is_conv)
+    others = sum(layer.macs for layer in layers if not layer.is_conv)
+    plan = select(candidates, others + convolutions / speedup)
+    spent = sum(candidate.cost for candidate in plan.values()) - others
+    return Found(plan, convolutions / spent, spent * speedup <= convolutions * 1.0001)
+
+
+def _measure(
+    original: onnx.ModelProto, optimised: onnx.ModelProto, inputs: Inputs, where: Target, progress: Progress
+) -> tuple[Latency, Latency]:
+    advance = progress.stage("measure", 1.0)
+    before, after = measure([original, optimised], inputs[0], where, seconds=20.0)
+    advance(1.0)
+    return before, after
+
+
+def _conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
+    return sum(_macs(layer, chains.get(layer.name)) for layer in layers if layer.is_conv)
+
+
+def _macs(layer: Layer, chain: Chain | None) -> int:
+    return layer.macs if chain is None else chain.macs(layer.input_shape)
+
+
+def _parameters(layer: Layer, chain: Chain | None) -> int:
+    return layer.parameters if chain is None else chain.parameters
+
+
+def _layer_report(
+    layer: Layer,
+    plan: Plan,
+    chains: Mapping[str, Chain],
+    suited: Suited,
+    reasons: Mapping[str, str],
+    candidates: Mapping[str, Sequence[Candidate]],
+) -> LayerReport:
+    candidate, chain = plan[layer.name], chains.get(layer.name)
+    because = ""
+    if candidate.method == KEEP:
+        nothing = "no setting is cheaper" if len(candidates[layer.name]) == 1 else "would lose more than it saves"
+        because = reasons.get(layer.name, nothing)
+    names: tuple[str, ...] = next(
+        (one.rank_names for one in suited.get(layer.name, ()) if one.name == candidate.method), ()
+    )
+    return LayerReport(
+        name=layer.name,
+        method=candidate.method,
+        setting=candidate.setting,
+        rank_names=names,
+        energy=candidate.energy,
+        macs=(layer.macs, _macs(layer, chain)),
+        parameters=(layer.parameters, _parameters(layer, chain)),
+        kept_because=because,
+    )
+
+
+def _model_report(
+    model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain], latency: Latency
+) -> ModelReport:
+    return ModelReport(
+        macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers),
+        parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers),
+        file_bytes=model.ByteSize(),
+        latency=latency,
+    )

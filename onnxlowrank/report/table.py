@@ -1,0 +1,107 @@
+"""The report of an optimisation as tables in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxlowrank.evaluate import Agreement
+from onnxlowrank.passes.base import KEEP
+from onnxlowrank.result import LayerReport, ModelReport, Result
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print the layers, the whole network, and whether the target was reached."""
+    console.print(Group(layer_table(result), model_table(result)))
+    for note in result.notes:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(headline(result), style="bold"))
+
+
+def layer_table(result: Result) -> RenderableType:
+    """Return one row a layer."""
+    table = Table(title="Layers", title_justify="left")
+    for column in ("layer", "pass", "ranks"):
+        table.add_column(column, overflow="fold")
+    for column in ("MMACs before", "after", "energy"):
+        table.add_column(column, justify="right")
+    table.add_column("kept because", overflow="fold")
+    for layer in result.layers:
+        table.add_row(
+            layer.name,
+            layer.method,
+            _ranks(layer),
+            f"{layer.macs[0] / 1e6:.2f}",
+            f"{layer.macs[1] / 1e6:.2f}",
+            "" if layer.method == KEEP else f"{layer.energy:.3f}",
+            layer.kept_because,
+        )
+    return table
+
+
+def model_table(result: Result) -> RenderableType:
+    """Return the whole network before and after."""
+    before, after = result.before, result.after
+    table = Table(title="Whole model", title_justify="left")
+    table.add_column("")
+    for column in ("before", "after", "ratio"):
+        table.add_column(column, justify="right")
+    rows = (
+        ("MMACs", before.macs / 1e6, after.macs / 1e6, ".1f"),
+        ("parameters (thousand)", before.parameters / 1e3, after.parameters / 1e3, ".1f"),
+        ("file (MB)", before.file_bytes / 1e6, after.file_bytes / 1e6, ".2f"),
+    )
+    for name, one, other, form in rows:
+        table.add_row(name, format(one, form), format(other, form), f"{one / other:.2f}x" if other else "")
+    where = f"latency (ms, {result.provider}, {result.threads} thread{'s' * (result.threads > 1)})"
+    table.add_row(where, _latency(before), _latency(after), f"{result.latency_speedup:.2f}x")
+    for name, one_text, other_text in _agreement_rows(result.agreement):
+        table.add_row(name, one_text, other_text, "")
+    return table
+
+
+def headline(result: Result) -> str:
+    """Return the one sentence that says what was asked for and what came out."""
+    kind = "in measured latency" if result.measured_by == "latency" else "in MACs of the convolutions"
+    got = result.latency_speedup if result.measured_by == "latency" else result.macs_speedup
+    if result.reached:
+        return f"{got:.2f}x faster {kind} ({result.requested:g}x was asked for)."
+    if got <= 1:
+        reached = f"no setting makes the network faster {kind}"
+    else:
+        reached = f"the most that could be reached is {got:.2f}x {kind}"
+    return f"{result.requested:g}x was asked for, {reached}. In the way: {'; '.join(_obstacles(result))}."
+
+
+def _obstacles(result: Result) -> list[str]:
+    """Name the layers that cost most in the optimised network."""
+    total = max(result.after.macs, 1)
+    dearest = sorted(result.layers, key=lambda layer: -layer.macs[1])[:3]
+    return [
+        f"{layer.name} ({100 * layer.macs[1] / total:.0f} % of the remaining MACs, "
+        f"{layer.kept_because or f'{layer.method} {_ranks(layer)}'})"
+        for layer in dearest
+    ]
+
+
+def _ranks(layer: LayerReport) -> str:
+    return " ".join(f"{name}={rank}" for name, rank in zip(layer.rank_names, layer.setting, strict=True))
+
+
+def _latency(model: ModelReport) -> str:
+    low, high = model.latency.spread
+    return f"{model.latency.median:.2f} ({low:.2f} .. {high:.2f})"
+
+
+def _agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
+    rows = [
+        ("output difference, relative", "", f"{agreement.relative_error:.4f}"),
+        ("output difference, largest", "", f"{agreement.largest_difference:.4g}"),
+    ]
+    if agreement.top1_agreement is not None:
+        rows.append((f"same top-1 class (of {agreement.inputs})", "", f"{100 * agreement.top1_agreement:.2f} %"))
+    if agreement.accuracy is not None:
+        one, other = agreement.accuracy
+        rows.append((f"top-1 accuracy (of {agreement.inputs})", f"{100 * one:.2f} %", f"{100 * other:.2f} %"))
+    return rows

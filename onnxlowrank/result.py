@@ -1,0 +1,109 @@
+"""What an optimisation gives back: the network and everything there is to say about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+
+from onnxlowrank.cost.latency import Latency
+from onnxlowrank.evaluate import Agreement
+from onnxlowrank.passes.base import Setting
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer.
+
+    Attributes:
+        name: Node name.
+        method: The pass, or ``keep``.
+        setting: The pass's ranks, named by ``rank_names``.
+        energy: Predicted share of the response's variance that is kept.
+        macs: Multiply-accumulates for one sample, before and after.
+        parameters: Number of weights and biases, before and after.
+        kept_because: Why the layer stayed as it was; empty when it did not.
+    """
+
+    name: str
+    method: str
+    setting: Setting
+    rank_names: tuple[str, ...]
+    energy: float
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+    kept_because: str = ""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The whole network; MACs and parameters are those of its Conv, Gemm and MatMul layers."""
+
+    macs: int
+    parameters: int
+    file_bytes: int
+    latency: Latency
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The optimised network and its report.
+
+    Attributes:
+        model: The optimised network.
+        requested: The speed-up asked for.
+        measured_by: ``latency`` or ``macs``: what the request was about.
+        reached: Whether it was met.
+        latency_speedup: Time before / time after, median over interleaved runs.
+        macs_speedup: Convolutions' MACs before / after.
+        layers: One report a layer, in the order of the graph.
+        before: The network as it was given.
+        after: The optimised network.
+        agreement: How far the outputs differ on inputs the fit has not seen.
+        provider: Execution provider of the latencies.
+        threads: Number of threads of the latencies.
+        seconds: How long the optimisation took.
+        notes: What the user should know, e.g. that no calibration data were given.
+    """
+
+    model: onnx.ModelProto
+    requested: float
+    measured_by: str
+    reached: bool
+    latency_speedup: float
+    macs_speedup: float
+    layers: tuple[LayerReport, ...]
+    before: ModelReport
+    after: ModelReport
+    agreement: Agreement
+    provider: str
+    threads: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report, without the network, as JSON-ready values."""
+        report: dict[str, Any] = {"schema": 1, **{k: v for k, v in vars(self).items() if k != "model"}}
+        report["layers"] = [asdict(layer) for layer in self.layers]
+        report["agreement"] = asdict(self.agreement)
+        for side in ("before", "after"):
+            part: ModelReport = report[side]
+            low, high = part.latency.spread
+            report[side] = {
+                "macs": part.macs,
+                "parameters": part.parameters,
+                "file_bytes": part.file_bytes,
+                "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
+            }
+        return _finite(report)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,91 @@
+"""The one place that opens onnxruntime sessions: providers, threads, spinning and log level are set here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import onnx
+import onnxruntime as ort
+
+from onnxlowrank.errors import ModelError, OptionError, ProviderError
+
+ort.set_default_logger_severity(3)
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a network runs: execution provider and number of threads."""
+
+    provider: str = "cpu"
+    threads: int = 1
+
+    def check(self) -> None:
+        """Check that the target exists here.
+
+        Raises:
+            OptionError: If the provider's name or the number of threads makes no sense.
+            ProviderError: If this onnxruntime, or this machine, cannot run the provider.
+        """
+        if self.provider not in PROVIDERS:
+            raise OptionError(f"--provider {self.provider} is unknown; choose from {', '.join(PROVIDERS)}")
+        if self.threads < 1:
+            raise OptionError(f"--threads {self.threads} is too few; give 1 or more")
+        if PROVIDERS[self.provider] not in ort.get_available_providers():
+            raise ProviderError(
+                f"--provider {self.provider}: this onnxruntime has no {PROVIDERS[self.provider]}; "
+                "install onnxruntime-gpu or use --provider cpu"
+            )
+        if self.provider != "cpu":
+            open_session(_smallest_model(), self)
+
+
+def all_threads() -> Target:
+    """Return the CPU with as many threads as there are cores: for calibration, where only throughput counts."""
+    return Target(threads=os.cpu_count() or 1)
+
+
+def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False) -> ort.InferenceSession:
+    """Open a session.
+
+    Args:
+        model: The network.
+        target: Provider and threads.
+        spinning: Whether idle threads burn cycles. Off unless the session is the only one: two spinning thread pools
+            disturb each other tenfold.
+
+    Raises:
+        ModelError: If onnxruntime cannot run the network.
+        ProviderError: If onnxruntime fell back from the provider to the CPU.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4 if target.provider != "cpu" else 3
+    options.intra_op_num_threads = target.threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    wanted = PROVIDERS[target.provider]
+    if wanted != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    providers = [wanted] if wanted == PROVIDERS["cpu"] else [wanted, PROVIDERS["cpu"]]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
+        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"--provider {target.provider}: {wanted} does not start on this machine "
+            "(no GPU, or its CUDA or cuDNN libraries are missing); use --provider cpu"
+        )
+    return session
+
+
+def _smallest_model() -> onnx.ModelProto:
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "smallest", value[:1], value[1:])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

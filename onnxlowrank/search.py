@@ -1,0 +1,132 @@
+"""The one loop of the pipeline: plans are tightened until the stopwatch shows the speed-up asked for.
+
+Latency does not depend on the values of weights, so it is measured on outlines, chains of the right shapes, before anything is
+fitted. A measured time is taken as linear in the MACs between the two nearest measurements (false position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxlowrank.calibrate.inputs import Feeds
+from onnxlowrank.chain import Chain
+from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.fit import Suited
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.progress import Progress
+from onnxlowrank.runtime import Target
+from onnxlowrank.select.energy import Plan
+
+Select = Callable[[Mapping[str, Sequence[Candidate]], float], Plan]
+
+ROUNDS = 7
+MARGIN = 1.02
+"""Plans are accepted from ``MARGIN`` times the speed-up on, so that noise in the last measurement does not undo them."""
+SLACK = 1.03
+"""Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A plan, the speed-up its outline was measured to have, and whether that is the one asked for."""
+
+    plan: Plan
+    speedup: float
+    reached: bool
+
+
+def search_plan(
+    original: onnx.ModelProto,
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    suited: Suited,
+    candidates: Mapping[str, Sequence[Candidate]],
+    speedup: float,
+    select: Select,
+    feeds: Feeds,
+    target: Target,
+    progress: Progress,
+) -> Found:
+    """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
+
+    Args:
+        original: The network as it was given: what is compared with.
+        model: The normalised network: what is rewritten.
+        layers: Its layers.
+        suited: The passes of every layer.
+        candidates: What the layers offer, "keep" among it.
+        speedup: Time before / time after.
+        select: Makes a plan of candidates and a budget of MACs.
+        feeds: One input, for timing.
+        target: Where it is timed.
+        progress: Told how far it is.
+    """
+    total = sum(max(offered, key=lambda c: c.cost).cost for offered in candidates.values())
+    cheapest = sum(min(offered, key=lambda c: c.cost).cost for offered in candidates.values())
+    advance = progress.stage("plan", ROUNDS)
+
+    def time_share(plan: Plan) -> float:
+        """Return the outline's time as a share of the original network's."""
+        outline = rewrite(model, layers, outlines(plan, layers, suited))
+        before, after = measure([original, outline], feeds, target)
+        advance(1)
+        return 1 / ratio(before, after)
+
+    wanted = 1 / (speedup * MARGIN)
+    slow = (total, 1.0)  # MACs and time share of the fastest plan known to be too slow
+    fast: tuple[float, float] | None = None  # of the slowest plan known to be fast enough
+    best: Found | None = None
+    budget = total / speedup
+    tried: set[tuple[Candidate, ...]] = set()
+    for _ in range(ROUNDS):
+        budget = max(budget, cheapest)
+        plan = select(candidates, budget)
+        key = tuple(plan.values())
+        if key in tried:
+            break
+        tried.add(key)
+        share, cost = time_share(plan), sum(candidate.cost for candidate in plan.values())
+        enough = share <= wanted
+        found = Found(plan, 1 / share, enough)
+        best = found if best is None else max(best, found, key=_merit)
+        if enough:
+            fast = (cost, share)
+            if share * SLACK >= wanted:
+                break
+        else:
+            slow = (cost, share)
+            if cost <= cheapest:
+                break
+        budget = _false_position(slow, fast, wanted)
+    assert best is not None
+    return best
+
+
+def _merit(found: Found) -> tuple[bool, float]:
+    """Reached beats not reached; among the former the slowest is the most accurate, among the latter the fastest counts."""
+    return found.reached, -found.speedup if found.reached else found.speedup
+
+
+def outlines(plan: Plan, layers: Sequence[Layer], suited: Suited) -> dict[str, Chain]:
+    """Return for every rewritten layer of a plan a chain of the right shapes."""
+    chosen = {}
+    for layer in layers:
+        candidate = plan[layer.name]
+        if candidate.method != KEEP:
+            method = next(one for one in suited[layer.name] if one.name == candidate.method)
+            chosen[layer.name] = method.outline(layer, candidate.setting)
+    return chosen
+
+
+def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float) -> float:
+    """Return the MACs at which the line through two measurements takes the wanted share of the time."""
+    if fast is None:  # proportional to the time still to be saved
+        return slow[0] * wanted / slow[1] * 0.98
+    (a, s), (b, f) = slow, fast
+    middle = (wanted / 1.01 - f) / (s - f) if s > f else 0.5
+    return b + (a - b) * min(max(middle, 0.1), 0.9)

@@ -1,0 +1,1 @@
+"""Which candidate for which layer, under a budget for the whole network."""

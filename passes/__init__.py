@@ -1,0 +1,25 @@
+"""One file per published method; third parties register theirs in the entry-point group ``onnxlowrank.passes``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from onnxlowrank.errors import OptionError
+from onnxlowrank.passes.base import Pass
+
+GROUP = "onnxlowrank.passes"
+
+
+def load_passes(names: Sequence[str] | None = None) -> tuple[Pass, ...]:
+    """Return the registered passes called ``names``, in that order, or all of them in the order of their names.
+
+    Raises:
+        OptionError: If a name is not registered.
+    """
+    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+    chosen = sorted(registered) if names is None else list(names)
+    for name in chosen:
+        if name not in registered:
+            raise OptionError(f"there is no pass {name!r}; choose from {', '.join(sorted(registered))}")
+    return tuple(registered[name].load()() for name in chosen)

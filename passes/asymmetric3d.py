@@ -1,0 +1,111 @@
+"""Vertical, horizontal and channel reduction together: ``k x 1``, ``1 x k``, 1x1 (Zhang 2015, Sec. 3.5).
+
+Algebra. ``d''`` vertical filters ``V`` come from the spatial decomposition (:mod:`onnxlowrank.passes.spatial`), and the responses
+are reduced to ``d'`` dimensions (:mod:`onnxlowrank.passes.channel`):
+
+    y ~ P (Q' (V x)) + b
+
+The paper keeps the horizontal filters of the spatial decomposition, ``H``, and solves for ``P M`` in ``P M H V x`` alone. But with ``V``
+fixed, the response is linear in ``P Q'``: here ``1 x k`` and 1x1 are fitted *together*, by the reduced-rank regression of the
+true responses on the ``k d''`` features that one horizontal filter sees in the rewritten prefix (Eq. 12, with ``V x^`` for
+``W x^``). The paper's solutions are among those searched. A small ridge draws to ``H`` where samples say nothing.
+
+Subgraph:    Conv(kh x 1, d'') -> Conv(1 x kw, d') -> Conv(1x1, d, bias); strides, pads and dilations split over the two
+MACs:        d'' c kh at (H_out, W_in) positions + d' d'' kw + d d' at (H_out, W_out)
+Parameters:  d'' c kh + d' d'' kw + d d' + d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxlowrank.chain import Chain, Step
+from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
+from onnxlowrank.decompose.spectrum import cumulative_energy
+from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.passes.base import RESPONSE, Candidate, Features, Pass, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.spatial import (
+    COLUMNS,
+    column_moments,
+    horizontal_step,
+    spatial_limit,
+    spatial_refusal,
+    vertical_features,
+    vertical_step,
+)
+
+
+class Asymmetric3D(Pass):
+    """Three convolutions, one a dimension."""
+
+    name = "asymmetric3d"
+    rank_names = ("d''", "d'")
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what the spatial pass refuses."""
+        return spatial_refusal(layer)
+
+    def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
+        """Ask for the covariance of the vertical input patches."""
+        return column_moments(layer)
+
+    def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
+        """Yield every aligned ``(d'', d')``; what either reduction keeps is taken as independent of the other.
+
+        The paper fixes both by letting each contribute the square root of the speed-up; here the selection decides.
+        """
+        spatial = spatial_energy(layer.weight, statistics[COLUMNS].covariance)
+        channel = cumulative_energy(statistics[RESPONSE].covariance)
+        for vertical in aligned_ranks(len(spatial) - 1, block):
+            for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):
+                candidate = self.candidate(layer, (vertical, rank), float(spatial[vertical] * channel[rank]))
+                if candidate.cost >= layer.macs:
+                    break
+                yield candidate
+
+    def limits(self, layer: Layer) -> Setting:
+        """Return the rank of the folded kernel and the number of filters."""
+        return spatial_limit(layer), layer.outputs
+
+    def outline(self, layer: Layer, setting: Setting) -> Chain:
+        """Return the chain's shapes."""
+        vertical, rank = setting
+        kh, kw = layer.kernel
+        return _chain(
+            layer,
+            hollow(vertical, layer.inputs, kh, 1),
+            hollow(rank, vertical, 1, kw),
+            hollow(layer.outputs, rank, 1, 1),
+            hollow(layer.outputs),
+        )
+
+    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
+        """Ask for the outputs of ``V`` under each horizontal filter."""
+        vertical, _ = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
+        return vertical_features(layer, vertical)
+
+    def fit(
+        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
+    ) -> Chain:
+        """Return the fitted chain."""
+        rank = setting[1]
+        vertical, horizontal = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
+        prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
+        fitted = fit_low_rank(samples, rank, prior=prior, nonlinear=nonlinear)
+        reduced = fitted.right.T.reshape(rank, *horizontal.shape[1:])
+        restore = fitted.left.reshape(layer.outputs, rank, 1, 1)
+        return _chain(layer, vertical, reduced, restore, fitted.bias)
+
+
+def _chain(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray) -> Chain:
+    return Chain(
+        (
+            vertical_step(layer, vertical),
+            horizontal_step(layer, reduced),
+            Step("restore", np.asarray(restore, np.float32), Geometry.pointwise(2)),
+        ),
+        np.asarray(bias, np.float32),
+    )

@@ -1,0 +1,120 @@
+"""Vertical, then horizontal filters: ``k x 1``, then ``1 x k`` (Jaderberg 2014, scheme 2).
+
+Algebra. The kernel folded to ``A [c k, k d]`` is replaced by a product ``V H`` of rank ``K``, see
+:mod:`onnxlowrank.decompose.spatial`; weighing by the covariance of the vertical input patches makes the lost response, not
+the lost weight, small. With ``V`` fixed, the response is linear in ``H``, so ``H`` and the bias are then regressed on what
+``V`` gives in the rewritten prefix (the paper's "data reconstruction", here in closed form), drawn to the ``H`` of the
+SVD by a small ridge.
+
+Subgraph:    Conv(kh x 1, K, vertical stride, pads and dilation) -> Conv(1 x kw, d, the horizontal ones, bias)
+MACs:        K c kh at (H_out, W_in) positions + d K kw at (H_out, W_out)
+Parameters:  K c kh + d K kw + d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxlowrank.chain import Chain, Step, unfold
+from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
+from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.passes.base import Candidate, Features, Pass, Setting, Statistics, aligned_ranks, hollow
+
+COLUMNS = "columns"
+
+
+class Spatial(Pass):
+    """Two one-dimensional convolutions in place of a two-dimensional one."""
+
+    name = "spatial"
+    rank_names = ("K",)
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what has not exactly two spatial axes with more than one tap each, and grouped convolutions."""
+        return spatial_refusal(layer)
+
+    def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
+        """Ask for the covariance of the vertical input patches."""
+        return column_moments(layer)
+
+    def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
+        """Yield every aligned ``K``."""
+        energy = spatial_energy(layer.weight, statistics[COLUMNS].covariance)
+        for rank in aligned_ranks(len(energy) - 1, block):
+            candidate = self.candidate(layer, (rank,), float(energy[rank]))
+            if candidate.cost < layer.macs:
+                yield candidate
+
+    def limits(self, layer: Layer) -> Setting:
+        """Return the rank of the folded kernel."""
+        return (spatial_limit(layer),)
+
+    def outline(self, layer: Layer, setting: Setting) -> Chain:
+        """Return the chain's shapes."""
+        (rank,) = setting
+        kh, kw = layer.kernel
+        horizontal = hollow(layer.outputs, rank, 1, kw)
+        return Chain(
+            (vertical_step(layer, hollow(rank, layer.inputs, kh, 1)), horizontal_step(layer, horizontal)),
+            hollow(layer.outputs),
+        )
+
+    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
+        """Ask for the outputs of ``V`` under each horizontal filter."""
+        vertical, _ = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
+        return vertical_features(layer, vertical)
+
+    def fit(
+        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
+    ) -> Chain:
+        """Return the fitted chain."""
+        (rank,) = setting
+        vertical, horizontal = spatial_factors(layer.weight, rank, statistics[COLUMNS].covariance)
+        fitted = fit_low_rank(
+            samples, layer.outputs, prior=horizontal.reshape(layer.outputs, -1).T.astype(np.float64), nonlinear=nonlinear
+        )
+        refitted = (fitted.left @ fitted.right.T).reshape(horizontal.shape)
+        return Chain(
+            (vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32)
+        )
+
+
+def spatial_refusal(layer: Layer) -> str | None:
+    """Return why a layer has no vertical and horizontal filters, or None."""
+    if not layer.is_conv:
+        return f"{layer.op} is not a convolution"
+    if layer.group > 1:
+        return f"group={layer.group}"
+    if len(layer.kernel) != 2 or min(layer.kernel) < 2:
+        return f"kernel {'x'.join(map(str, layer.kernel))}"
+    return None
+
+
+def spatial_limit(layer: Layer) -> int:
+    """Return the largest number of vertical filters that makes sense: the rank of the folded kernel."""
+    kh, kw = layer.kernel
+    return min(layer.inputs * kh, kw * layer.outputs)
+
+
+def column_moments(layer: Layer) -> dict[str, tuple[Step, ...]]:
+    """Return the convolution that lays out the vertical input patches, ``C * kh`` maps."""
+    return {COLUMNS: (unfold(layer.inputs, (layer.kernel[0], 1), layer.geometry.only(0)),)}
+
+
+def vertical_step(layer: Layer, weight: FloatArray) -> Step:
+    """Return the ``kh x 1`` convolution."""
+    return Step("spatial_v", weight, layer.geometry.only(0))
+
+
+def horizontal_step(layer: Layer, weight: FloatArray) -> Step:
+    """Return the ``1 x kw`` convolution."""
+    return Step("spatial_h", np.asarray(weight, np.float32), layer.geometry.only(1))
+
+
+def vertical_features(layer: Layer, vertical: FloatArray) -> Features:
+    """Return the ``K * kw`` outputs of the vertical filters that one horizontal filter sees."""
+    window = unfold(len(vertical), (1, layer.kernel[1]), layer.geometry.only(1))
+    return Features(layer.input, (vertical_step(layer, vertical), window))
