@@ -69,8 +69,7 @@ def accuracy(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> floa
     net.eval()
     with torch.no_grad():
         hits = sum(
-            int((net(x).argmax(1) == y).sum())
-            for x, y in zip(images.split(500), labels.split(500), strict=True)
+            int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True)
         )
     return hits / len(labels)
 
@@ -83,7 +82,9 @@ def train(images: torch.Tensor, labels: torch.Tensor, epochs_small: int, epochs_
     batch = 250
     total = (epochs_small + epochs_full) * (len(images) // batch)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=total, pct_start=0.2, final_div_factor=1e3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.2, total_steps=total, pct_start=0.2, final_div_factor=1e3
+    )
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxlowrank.layer import FloatArray, Geometry
+from onnxlowrank.layer import FLAT, FloatArray, Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Step:
 
     name: str
     weight: FloatArray
-    geometry: Geometry = Geometry()
+    geometry: Geometry = FLAT
     group: int = 1
 
     @property

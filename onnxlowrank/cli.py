@@ -14,12 +14,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.errors import OnnxLowRankError, OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
 from onnxlowrank.passes.base import Setting
+from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.progress import Advance
+from onnxlowrank.report.table import print_result
 
 app = typer.Typer(
     help="Makes trained ONNX networks faster in onnxruntime by low-rank decomposition, without training.",
@@ -117,11 +120,6 @@ def optimize(
 ) -> None:
     """Write a network that runs SPEEDUP times faster in onnxruntime, at almost the same accuracy."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    # Imported here: `--help` and `--version` need neither onnxruntime nor SciPy.
-    from onnxlowrank.calibrate.preprocess import preprocess_from_options
-    from onnxlowrank.pipeline import optimize as run
-    from onnxlowrank.report.table import print_result
-
     if report is not None:
         check_destination(model, report)
     how = preprocess_from_options(
@@ -177,8 +175,9 @@ class _Bars:
 
 @contextmanager
 def _bars() -> Iterator[_Bars]:
-    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    what, share = TextColumn("{task.description:10}"), TaskProgressColumn()
+    console = Console(stderr=True)
+    with Progress(what, BarColumn(), share, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         yield _Bars(progress)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.calibrate.inputs import Inputs
+from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import ModelError
 from onnxlowrank.progress import Advance
 from onnxlowrank.runtime import all_threads, open_session
@@ -53,7 +53,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
             if not isinstance(one, np.ndarray) or not np.issubdtype(one.dtype, np.floating):
                 continue
             if one.shape != other.shape:
-                raise ModelError(f"output {name} has shape {other.shape} in the optimised model and {one.shape} in the input")
+                raise ModelError(f"output {name} became {other.shape} in the optimised model, it was {one.shape}")
             if not np.isfinite(other[np.isfinite(one)]).all():
                 raise ModelError(f"output {name} of the optimised model is not finite on {inputs.description}")
             delta = np.abs(other.astype(np.float64) - one)

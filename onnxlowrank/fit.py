@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import Spool, sample
-from onnxlowrank.calibrate.inputs import Inputs
+from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.chain import Chain
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples
@@ -22,7 +22,7 @@ from onnxlowrank.select.energy import Plan
 Suited = Mapping[str, Sequence[Pass]]
 """For every layer that may be rewritten, the passes that suit it."""
 
-_TARGET, _FEATURES, _SHORTCUT = "target", "features", "shortcut"
+_TARGET, _FEATURES, _SHORTCUT = "target", "onnxlowrank::features", "onnxlowrank::shortcut"
 
 
 def collect_statistics(

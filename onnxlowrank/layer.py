@@ -58,6 +58,10 @@ class Geometry:
         return tuple(out)
 
 
+FLAT = Geometry()
+"""The geometry of fully connected layers: no axes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One layer of a network.

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.inputs import Inputs, Source, open_inputs
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.inputs import Source, open_inputs
 from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.synthetic import synthetic_inputs
@@ -22,7 +23,7 @@ from onnxlowrank.chain import Chain
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.latency import Latency, measure, ratio
 from onnxlowrank.errors import ModelError, OptionError
-from onnxlowrank.evaluate import Agreement, compare_outputs
+from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Suited, collect_statistics, fit_plan
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, load, save
@@ -77,17 +78,21 @@ def optimize(
         model: ONNX file, or the network itself (which is not changed).
         output: Where to write the optimised network; None writes nothing.
         speedup: How many times faster the network is to become, > 1.
-        target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its convolutions.
+        target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its
+            convolutions.
         calibration: Sample inputs, see :func:`onnxlowrank.calibrate.inputs.open_inputs`; None uses synthetic images.
-        evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the calibration.
-        preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and deviation.
+        evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the
+            calibration.
+        preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and
+            deviation.
         provider: ``cpu`` or ``cuda``: where latency is measured.
         threads: Number of threads latency is measured with.
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
         ranks: Settings by hand, by layer name.
-        selection: ``energy`` chooses ranks for the whole network (Zhang 2015, Eq. 13-14), ``uniform`` cuts all layers alike.
+        selection: ``energy`` chooses ranks for the whole network (Zhang 2015, Eq. 13-14), ``uniform`` cuts all layers
+            alike.
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
         seed: Of the sampled positions and the synthetic images.
@@ -118,7 +123,9 @@ def optimize(
         statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress)
         block = channel_block(provider)
         candidates = {layer.name: _candidates(layer, suited, statistics, by_hand, block) for layer in layers}
-        found = _plan(original, normalised, layers, suited, candidates, speedup, target, selection, inputs, where, progress)
+        found = _plan(
+            original, normalised, layers, suited, candidates, speedup, target, selection, inputs, where, progress
+        )
         chains = fit_plan(
             normalised, layers, found.plan, suited, statistics, inputs, spool, seed, progress, nonlinear, asymmetric
         )
@@ -160,7 +167,11 @@ def _check_options(speedup: float, target: str, selection: str) -> None:
 
 
 def _inputs(
-    model: onnx.ModelProto, calibration: Source | None, evaluate: Source | None, preprocess: Preprocess | None, seed: int
+    model: onnx.ModelProto,
+    calibration: Source | None,
+    evaluate: Source | None,
+    preprocess: Preprocess | None,
+    seed: int,
 ) -> tuple[Inputs, Inputs, tuple[str, ...]]:
     """Return the inputs to fit on, those to compare on, and what the user should know about them."""
     preprocess = preprocess_from_options("imagenet") if preprocess is None else preprocess
@@ -189,7 +200,7 @@ def _inputs(
 def _with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
     """Return the layers with the shapes they have on the first input."""
     if not layers:
-        raise ModelError("the model has no Conv, Gemm or MatMul node with a constant float32 weight: nothing to decompose")
+        raise ModelError("the model has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose")
     names = sorted({name for layer in layers for name in (layer.input, layer.output)})
     given = inputs[0]
     read = {name for name in names if name in given}
@@ -209,8 +220,7 @@ def _suited(
     for option, patterns in (("--only", only), ("--exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
-                names = ", ".join(layer.name for layer in layers[:8])
-                raise OptionError(f"{option} {pattern} matches no layer; layers are {names}{', ...' * (len(layers) > 8)}")
+                raise OptionError(f"{option} {pattern} matches no layer; layers are {_some_names(layers)}")
     suited: dict[str, list[Pass]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
@@ -237,7 +247,7 @@ def _by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Settin
     for name, setting in ranks.items():
         shown = f"--rank {name}={'x'.join(map(str, setting))}"
         if name not in known:
-            raise OptionError(f"{shown}: there is no layer {name}; layers are {', '.join(list(known)[:8])} ...")
+            raise OptionError(f"{shown}: there is no layer {name}; layers are {_some_names(layers)}")
         fitting = [one for one in suited.get(name, ()) if len(one.rank_names) == len(setting)]
         if not fitting:
             raise OptionError(f"{shown}: no pass chosen for this layer takes {len(setting)} rank(s)")
@@ -246,6 +256,10 @@ def _by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Settin
             raise OptionError(f"{shown}: {fitting[0].name} takes ranks from 1 to {'x'.join(map(str, limits))} here")
         chosen[name] = fitting[0].candidate(known[name], setting, energy=1.0)
     return chosen
+
+
+def _some_names(layers: Sequence[Layer]) -> str:
+    return ", ".join([layer.name for layer in layers[:8]] + ["..."] * (len(layers) > 8))
 
 
 def _candidates(

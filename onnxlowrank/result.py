@@ -97,7 +97,7 @@ class Result:
                 "file_bytes": part.file_bytes,
                 "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
             }
-        return _finite(report)
+        return {key: _finite(value) for key, value in report.items()}
 
 
 def _finite(value: Any) -> Any:

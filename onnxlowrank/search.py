@@ -1,7 +1,8 @@
 """The one loop of the pipeline: plans are tightened until the stopwatch shows the speed-up asked for.
 
-Latency does not depend on the values of weights, so it is measured on outlines, chains of the right shapes, before anything is
-fitted. A measured time is taken as linear in the MACs between the two nearest measurements (false position).
+Latency does not depend on the values of weights, so it is measured on outlines, chains of the right shapes, before
+anything is fitted. A measured time is taken as linear in the MACs between the two nearest measurements (false
+position).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxlowrank.calibrate.inputs import Feeds
+from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
 from onnxlowrank.cost.latency import measure, ratio
 from onnxlowrank.fit import Suited
@@ -26,7 +27,7 @@ Select = Callable[[Mapping[str, Sequence[Candidate]], float], Plan]
 
 ROUNDS = 7
 MARGIN = 1.02
-"""Plans are accepted from ``MARGIN`` times the speed-up on, so that noise in the last measurement does not undo them."""
+"""Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
 
@@ -108,7 +109,7 @@ def search_plan(
 
 
 def _merit(found: Found) -> tuple[bool, float]:
-    """Reached beats not reached; among the former the slowest is the most accurate, among the latter the fastest counts."""
+    """Reached beats not reached; of the former the slowest is the most accurate, of the latter the fastest counts."""
     return found.reached, -found.speedup if found.reached else found.speedup
 
 

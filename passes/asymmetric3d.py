@@ -1,14 +1,15 @@
 """Vertical, horizontal and channel reduction together: ``k x 1``, ``1 x k``, 1x1 (Zhang 2015, Sec. 3.5).
 
-Algebra. ``d''`` vertical filters ``V`` come from the spatial decomposition (:mod:`onnxlowrank.passes.spatial`), and the responses
-are reduced to ``d'`` dimensions (:mod:`onnxlowrank.passes.channel`):
+Algebra. ``d''`` vertical filters ``V`` come from the spatial decomposition (:mod:`onnxlowrank.passes.spatial`), and
+the responses are reduced to ``d'`` dimensions (:mod:`onnxlowrank.passes.channel`):
 
     y ~ P (Q' (V x)) + b
 
-The paper keeps the horizontal filters of the spatial decomposition, ``H``, and solves for ``P M`` in ``P M H V x`` alone. But with ``V``
-fixed, the response is linear in ``P Q'``: here ``1 x k`` and 1x1 are fitted *together*, by the reduced-rank regression of the
-true responses on the ``k d''`` features that one horizontal filter sees in the rewritten prefix (Eq. 12, with ``V x^`` for
-``W x^``). The paper's solutions are among those searched. A small ridge draws to ``H`` where samples say nothing.
+The paper keeps ``H``, the horizontal filters of the spatial decomposition, and solves for ``M`` in ``M H V x`` alone.
+But with ``V`` fixed, the response is linear in ``P Q'``: here ``1 x k`` and 1x1 are fitted *together*, by the
+reduced-rank regression of the true responses on the ``k d''`` features that one horizontal filter sees in the rewritten
+prefix (Eq. 12, with ``V x^`` for ``W x^``). The paper's solutions are among those searched. A small ridge draws to
+``H`` where samples say nothing.
 
 Subgraph:    Conv(kh x 1, d'') -> Conv(1 x kw, d') -> Conv(1x1, d, bias); strides, pads and dilations split over the two
 MACs:        d'' c kh at (H_out, W_in) positions + d' d'' kw + d d' at (H_out, W_out)

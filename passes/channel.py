@@ -4,9 +4,9 @@ Algebra. The responses ``y = W x`` of a layer lie near a subspace of ``d' < d`` 
 
     y ~ P (Q' W) x + b                                                                              (Eq. 2, 3)
 
-with ``Q'W`` a convolution of ``d'`` filters and ``P [d, d']`` a 1x1 convolution. ``P``, ``Q`` and ``b`` come from the regression of
-the original network's responses on the responses of the rewritten prefix, before the activation (Eq. 4, 7) or through it
-(Eq. 6-11); that they come from different networks is the asymmetric reconstruction (Eq. 12).
+with ``Q'W`` a convolution of ``d'`` filters and ``P [d, d']`` a 1x1 convolution. ``P``, ``Q`` and ``b`` come from the
+regression of the original network's responses on the responses of the rewritten prefix, before the activation (Eq. 4,
+7) or through it (Eq. 6-11); that they come from different networks is the asymmetric reconstruction (Eq. 12).
 
 Subgraph:    Conv(k x k, d', the layer's strides, pads, dilations) -> Conv(1x1, d, bias)
 MACs:        (d' k^2 c + d d') per output position, against d k^2 c

@@ -1,9 +1,10 @@
 """A fully connected layer as two: truncated SVD, on the weights or on the responses (Denton 2014, Sec. 3.2.1).
 
-Algebra. ``W [F, C] ~ P (Q' W)`` with ``P, Q [F, K]``. With ``P = Q`` = the leading left singular vectors of ``W`` this is its
-truncated SVD, the best approximation under inputs of covariance I; with the leading eigenvectors of the responses'
-covariance ``W S W'`` it is the SVD of ``W S^(1/2)``, the best under inputs of covariance ``S``. The fit starts there and goes
-on to the asymmetric nonlinear regression of :mod:`onnxlowrank.decompose.regression`, as for convolutions.
+Algebra. ``W [F, C] ~ P (Q' W)`` with ``P, Q [F, K]``. With ``P = Q`` = the leading left singular vectors of ``W``
+this is its truncated SVD, the best approximation under inputs of covariance I; with the leading eigenvectors of the
+responses' covariance ``W S W'`` it is the SVD of ``W S^(1/2)``, the best under inputs of covariance ``S``. The fit
+starts there and goes on to the asymmetric nonlinear regression of :mod:`onnxlowrank.decompose.regression`, as for
+convolutions.
 
 Subgraph:    Gemm(K) -> Gemm(F, bias), or MatMul(K) -> MatMul(F) -> Add
 MACs:        K (C + F), against C F

@@ -1,10 +1,10 @@
 """Vertical, then horizontal filters: ``k x 1``, then ``1 x k`` (Jaderberg 2014, scheme 2).
 
 Algebra. The kernel folded to ``A [c k, k d]`` is replaced by a product ``V H`` of rank ``K``, see
-:mod:`onnxlowrank.decompose.spatial`; weighing by the covariance of the vertical input patches makes the lost response, not
-the lost weight, small. With ``V`` fixed, the response is linear in ``H``, so ``H`` and the bias are then regressed on what
-``V`` gives in the rewritten prefix (the paper's "data reconstruction", here in closed form), drawn to the ``H`` of the
-SVD by a small ridge.
+:mod:`onnxlowrank.decompose.spatial`; weighing by the covariance of the vertical input patches makes the lost
+response, not the lost weight, small. With ``V`` fixed, the response is linear in ``H``, so ``H`` and the bias are
+then regressed on what ``V`` gives in the rewritten prefix (the paper's "data reconstruction", here in closed form),
+drawn to the ``H`` of the SVD by a small ridge.
 
 Subgraph:    Conv(kh x 1, K, vertical stride, pads and dilation) -> Conv(1 x kw, d, the horizontal ones, bias)
 MACs:        K c kh at (H_out, W_in) positions + d K kw at (H_out, W_out)
@@ -74,12 +74,13 @@ class Spatial(Pass):
         (rank,) = setting
         vertical, horizontal = spatial_factors(layer.weight, rank, statistics[COLUMNS].covariance)
         fitted = fit_low_rank(
-            samples, layer.outputs, prior=horizontal.reshape(layer.outputs, -1).T.astype(np.float64), nonlinear=nonlinear
+            samples,
+            layer.outputs,
+            prior=horizontal.reshape(layer.outputs, -1).T.astype(np.float64),
+            nonlinear=nonlinear,
         )
         refitted = (fitted.left @ fitted.right.T).reshape(horizontal.shape)
-        return Chain(
-            (vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32)
-        )
+        return Chain((vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32))
 
 
 def spatial_refusal(layer: Layer) -> str | None:

@@ -48,9 +48,7 @@ def test_energy_of_nothing_is_all():
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(0, 2**31)
-)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
 def test_spatial_factors_are_the_best_of_their_rank(outputs, inputs, kh, kw, weighed, seed):
     rng = np.random.default_rng(seed)
     kernel = rng.normal(size=(outputs, inputs, kh, kw))

@@ -1,7 +1,7 @@
 """Runs networks over sample inputs and takes from each a few positions of the tensors asked for.
 
-The positions are chosen inside the graph (:mod:`onnxlowrank.graph.probe`), so only ``[samples, channels]`` leaves the session,
-and one input is in memory at a time.
+The positions are chosen inside the graph (:mod:`onnxlowrank.graph.probe`), so only ``[samples, channels]`` leaves the
+session, and one input is in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.calibrate.inputs import Inputs
+from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import ModelError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
 from onnxlowrank.progress import Advance
@@ -28,7 +28,7 @@ ROWS_PER_LAYER = 48_000
 
 
 def positions_per_input(inputs: Inputs) -> int:
-    """Return how many positions of each input are sampled, so that a layer gets about ``ROWS_PER_LAYER`` rows in all."""
+    """Return how many positions of each input are sampled for a layer to get about ``ROWS_PER_LAYER`` rows in all."""
     return math.ceil(ROWS_PER_LAYER / (len(inputs) * inputs.batch))
 
 

@@ -31,12 +31,14 @@ class Inputs(Sequence[Feeds]):
         batch: int,
         description: str,
         labels: NDArray[np.int64] | None = None,
+        keep: object = None,
     ) -> None:
         self._read = read
         self._count = count
         self.batch = batch
         self.description = description
         self.labels = labels
+        self._keep = keep  # what must live as long as ``read`` is used: a spool
 
     def __len__(self) -> int:
         return self._count
@@ -57,10 +59,12 @@ class Inputs(Sequence[Feeds]):
         kept = [self._position(index) for index in indices]
         read = self._read
         labels = None if self.labels is None else self.labels[kept]
-        description = f"{len(kept)} of {self.description}" if self.batch == 1 else (
-            f"{len(kept)} batches of {self.batch} out of {self.description}"
+        description = (
+            f"{len(kept)} of {self.description}"
+            if self.batch == 1
+            else (f"{len(kept)} batches of {self.batch} out of {self.description}")
         )
-        return Inputs(lambda index: read(kept[index]), len(kept), self.batch, description, labels)
+        return Inputs(lambda index: read(kept[index]), len(kept), self.batch, description, labels, self._keep)
 
     def _position(self, index: int) -> int:
         position = operator.index(index)
@@ -77,7 +81,7 @@ def label_rows(labels: NDArray[np.generic], samples: int, feeds: int, batch: int
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (samples,):
         raise InputDataError(
-            f"the array 'labels' of {where} is {labels.dtype} {list(labels.shape)}: give one integer class index for each "
-            f"of its {samples} samples."
+            f"the array 'labels' of {where} is {labels.dtype} {list(labels.shape)}: give one integer class index for "
+            f"each of its {samples} samples."
         )
     return labels[: feeds * batch].astype(np.int64).reshape(feeds, batch)

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, SupportsIndex, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +87,8 @@ def preprocess_from_options(
     each colour keeps its values; a mean or std given here is taken in the order of the channels as fed.
 
     Args:
-        preset: ``unit`` (RGB / 255), ``imagenet`` (RGB / 255, then ImageNet's mean and std), ``caffe`` (BGR 0..255 minus
-            ImageNet's mean) or ``raw`` (RGB 0..255 as they are).
+        preset: ``unit`` (RGB / 255), ``imagenet`` (RGB / 255, then ImageNet's mean and std), ``caffe`` (BGR 0..255
+            minus ImageNet's mean) or ``raw`` (RGB 0..255 as they are).
         mean: One value, or one a channel.
         std: One value, or one a channel.
         scale: Factor on the pixels.
@@ -105,9 +105,7 @@ def preprocess_from_options(
         if channels not in ("rgb", "bgr"):
             raise OptionError(f"channels must be rgb or bgr, not {channels!r}.")
         if channels != chosen.channels:
-            chosen = replace(
-                chosen, channels=cast(Channels, channels), mean=chosen.mean[::-1], std=chosen.std[::-1]
-            )
+            chosen = replace(chosen, channels=cast(Channels, channels), mean=chosen.mean[::-1], std=chosen.std[::-1])
     if layout is not None:
         if layout not in ("nchw", "nhwc"):
             raise OptionError(f"layout must be nchw or nhwc, not {layout!r}.")
@@ -139,7 +137,7 @@ def _numbers(option: str, values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _channel_values(option: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    values = _numbers(option, value if isinstance(value, Sequence | np.ndarray) else [value])
+    values = _numbers(option, [value] if isinstance(value, str) or not isinstance(value, Sequence) else value)
     if len(values) not in (1, 3):
         raise OptionError(f"{option} has {len(values)} values: give one, or one for each of the 3 channels.")
     return values
@@ -149,7 +147,7 @@ def _size(option: str, value: int | Sequence[int] | None) -> Size | None:
     if value is None:
         return None
     try:
-        sizes = [operator.index(cast(SupportsIndex, size)) for size in (value if isinstance(value, Sequence) else [value])]
+        sizes = [operator.index(size) for size in (value if isinstance(value, Sequence) else [value])]
     except TypeError:
         sizes = []
     if len(sizes) not in (1, 2) or min(sizes) < 1:
@@ -179,15 +177,13 @@ def image_geometry(preprocess: Preprocess, spec: InputSpec) -> ImageGeometry:
         raise InputDataError(f"{spec} cannot take images, which need a floating-point or uint8 input: {ready}.")
     if len(spec.shape) != 4:
         raise InputDataError(f"{spec} cannot take images, which need 4 dimensions: {ready}.")
-    layout: Layout = preprocess.layout or ("nchw" if spec.shape[1] in (1, 3) else "nhwc")
+    layout = preprocess.layout or _layout_of(spec.shape)
+    if layout is None:
+        raise InputDataError(f"{spec} does not tell which axis holds the channels: give the layout, nchw or nhwc.")
     _, first, middle, last = spec.shape
     channels, height, width = (first, middle, last) if layout == "nchw" else (last, first, middle)
-    if channels is None and preprocess.layout is None:
-        raise InputDataError(f"{spec} does not tell which axis holds the channels: give the layout, nchw or nhwc.")
     if channels not in (1, 3, None):
-        raise InputDataError(
-            f"{spec} cannot take images, which have 1 or 3 channels on axis 1 (nchw) or on the last axis (nhwc): {ready}."
-        )
+        raise InputDataError(f"{spec} has {channels} channels ({layout}), but images have 1 or 3: {ready}.")
     option, size = ("crop", preprocess.crop) if preprocess.crop else ("resize", preprocess.resize)
     if size and any(want not in (None, have) for have, want in zip(size, (height, width), strict=True)):
         raise OptionError(
@@ -197,11 +193,20 @@ def image_geometry(preprocess: Preprocess, spec: InputSpec) -> ImageGeometry:
     return ImageGeometry(layout, channels or 3, height, width)
 
 
-def check_images_fit(preprocess: Preprocess, spec: InputSpec) -> None:
-    """Raise what :func:`apply` would raise for every image: InputDataError or OptionError."""
-    image_geometry(preprocess, spec)
+def _layout_of(shape: tuple[int | None, ...]) -> Layout | None:
+    if shape[1] in (1, 3):
+        return "nchw"
+    if shape[3] in (1, 3):
+        return "nhwc"
+    return None if None in (shape[1], shape[3]) else "nchw"
+
+
+def check_images_fit(preprocess: Preprocess, spec: InputSpec) -> ImageGeometry:
+    """Return the geometry, or raise what :func:`apply` would raise for every image: InputDataError or OptionError."""
+    geometry = image_geometry(preprocess, spec)
     if spec.dtype == np.uint8 and not preprocess.keeps_pixels:
         raise OptionError(f"{spec} takes the bytes of the image as they are: choose the preset raw.")
+    return geometry
 
 
 def apply(image: Image.Image | NDArray[np.uint8], preprocess: Preprocess, spec: InputSpec) -> NDArray[Any]:
@@ -219,8 +224,7 @@ def apply(image: Image.Image | NDArray[np.uint8], preprocess: Preprocess, spec: 
         InputDataError: The image cannot be used, or the input cannot take images.
         OptionError: The options contradict the model.
     """
-    check_images_fit(preprocess, spec)
-    geometry = image_geometry(preprocess, spec)
+    geometry = check_images_fit(preprocess, spec)
     picture = _cut(_convert(image, geometry.channels), preprocess, geometry)
     pixels = np.asarray(picture).reshape(picture.height, picture.width, geometry.channels)
     if geometry.channels == 3 and preprocess.channels == "bgr":
@@ -252,8 +256,7 @@ def _cut(image: Image.Image, preprocess: Preprocess, geometry: ImageGeometry) ->
     if size and size != (image.height, image.width):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     if preprocess.crop is None:
-        own = (image.height, image.width)
-        return image if size else _whole(image, own)
+        return image
     height, width = preprocess.crop
     if height > image.height or width > image.width:
         raise InputDataError(

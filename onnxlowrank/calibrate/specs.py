@@ -55,7 +55,9 @@ def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type == onnx.TensorProto.UNDEFINED:
-        raise ModelError(f"graph input '{value.name}' is not a tensor of a declared type, so it cannot be fed: change it.")
+        raise ModelError(
+            f"graph input '{value.name}' is not a tensor of a declared type, so it cannot be fed: change it."
+        )
     if not tensor.HasField("shape"):
         raise ModelError(f"graph input '{value.name}' declares no shape: give it one, symbolic dimensions included.")
     # Exporters write a dynamic dimension as a symbol, as nothing, or as -1 or 0.
@@ -121,5 +123,7 @@ def check_finite(feeds: Feeds, item: str) -> Feeds:
     """Return ``feeds``, or raise InputDataError when a floating-point array of theirs has NaN or infinite values."""
     for name, array in feeds.items():
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise InputDataError(f"{item}: the array for input '{name}' has NaN or infinite values: remove or repair it.")
+            raise InputDataError(
+                f"{item}: the array for input '{name}' has NaN or infinite values: remove or repair it."
+            )
     return feeds

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxlowrank.calibrate.inputs import Feeds
+from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.runtime import Target, open_session
 
 _WARM_UP = 3

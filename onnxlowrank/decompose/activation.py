@@ -37,7 +37,7 @@ class Activation(Protocol):
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """``r(x) = slope * x + offset`` on every piece ``(low, high, slope, offset)``; the pieces cover the real line, ascending."""
+    """``r(x) = slope * x + offset`` on each piece ``(low, high, slope, offset)``; they cover the line, ascending."""
 
     name: str
     pieces: tuple[tuple[float, float, float, float], ...]

@@ -18,7 +18,7 @@ def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[F
 
 
 def cumulative_energy(covariance: Float64Array) -> Float64Array:
-    """Return ``[n + 1]`` shares of the total variance: entry ``d`` is what the ``d`` largest eigenvalues hold (Eq. 13)."""
+    """Return ``[n + 1]`` shares of the total variance: entry ``d`` is what the ``d`` largest eigenvalues hold."""
     values = np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0)
     total = values.sum()
     if total <= 0:

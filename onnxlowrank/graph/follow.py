@@ -90,7 +90,8 @@ def _bound(index: Index, node: NodeProto, position: int, name: str, default: flo
 
 
 def _may_equal(first: Shape | None, second: Shape | None) -> bool:
-    """Return whether two shapes are the same as far as they are known."""
+    """Return whether two shapes are the same as far as known; 1 beside an unknown size is taken for a broadcast."""
     if first is None or second is None:
         return True
-    return len(first) == len(second) and all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
+    pairs = list(zip(first, second, strict=False))
+    return len(first) == len(second) and all(a == b or (None in (a, b) and 1 not in (a, b)) for a, b in pairs)

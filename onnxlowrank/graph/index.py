@@ -102,7 +102,7 @@ def _shapes(model: ModelProto) -> dict[str, Shape]:
         with suppress(onnx.shape_inference.InferenceError):
             graph = onnx.shape_inference.infer_shapes(model).graph
     return {
-        info.name: tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
+        info.name: tuple(size.dim_value if size.dim_value > 0 else None for size in shape.dim)
         for info in [*graph.value_info, *graph.input, *graph.output]
         if info.type.tensor_type.HasField("shape") and (shape := info.type.tensor_type.shape)
     }

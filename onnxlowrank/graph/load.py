@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -57,15 +59,25 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
         OptionError: The directory is missing or cannot be written to, the path is not that of a regular file, or
             the disk is full.
     """
-    target = _destination(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            for file in _write(model, Path(scratch) / target.name):
-                os.replace(file, target.parent / file.name)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OptionError(f"The disk is full and {path} was not written; free some space first.") from error
-        raise OptionError(f"Cannot write {path} ({error.strerror or error}); choose another output path.") from error
+    with _replacing(path) as file:
+        if is_large(model):
+            outside = ModelProto()
+            outside.CopyFrom(model)
+            data = file.with_name(f"{file.name}.data")
+            onnx.save_model(outside, file, format="protobuf", save_as_external_data=True, location=data.name)
+            data.chmod(file.stat().st_mode)  # onnx lets only its owner read it
+        else:
+            file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write ``content`` to the file ``path`` as :func:`save` writes a model.
+
+    Raises:
+        OptionError: As for :func:`save`.
+    """
+    with _replacing(path) as file:
+        file.write_bytes(content)
 
 
 def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
@@ -154,27 +166,38 @@ def _destination(path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise OptionError(f"The directory {target.parent} of the output does not exist; create it first.")
     if target.exists() and not target.is_file():
-        raise OptionError(f"The output {path} is not a regular file; name an .onnx file.")
+        raise OptionError(f"The output {path} is not a regular file; name a file to write.")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OptionError(f"The directory {target.parent} of the output is not writable; choose another one.")
     return target
 
 
-def _write(model: ModelProto, path: Path) -> list[Path]:
-    """Write ``model`` to ``path`` and return the files written, the one that refers to the other last."""
-    written = [path]
-    if is_large(model):
-        outside = ModelProto()
-        outside.CopyFrom(model)
-        data = path.with_name(f"{path.name}.data")
-        onnx.save_model(outside, path, format="protobuf", save_as_external_data=True, location=data.name)
-        written.insert(0, data)
-    else:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-    for file in written:
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-    return written
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a file to write in a temporary directory beside ``path``; in the end all files there move to their place.
+
+    On any error nothing moves and the directory is removed; an OSError is raised as OptionError.
+    """
+    target = _destination(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+            file = Path(scratch) / target.name
+            yield file
+            written = sorted(Path(scratch).iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
+            for part in written:
+                _flush_to_disk(part)
+            for part in written:
+                os.replace(part, target.parent / part.name)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OptionError(f"The disk is full and {path} was not written; free some space first.") from error
+        raise OptionError(f"Cannot write {path} ({error.strerror or error}); choose another output path.") from error
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Make sure that the file ``path`` is on the disk and not only on its way there."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _first_line(error: Exception) -> str:

@@ -59,9 +59,9 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
             f"The model uses opset {opset(model)}, calibration needs 9 or newer; "
             "convert it with onnx.version_converter or export it again."
         )
-    taken = names(model)
+    tensors, taken = _tensors(model), names(model)
     for probe in probes:
-        if probe.tensor not in taken:
+        if probe.tensor not in tensors:
             raise ValueError(f"probe '{probe.name}' samples '{probe.tensor}', which is not in the model")
         if probe.name in taken:
             raise ValueError(f"probe '{probe.name}' has the name of a tensor or node of the model")
@@ -90,7 +90,7 @@ def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     Raises:
         ValueError: A tensor is not in the model.
     """
-    missing = sorted(set(tensors) - names(model))
+    missing = sorted(set(tensors) - _tensors(model))
     if missing:
         raise ValueError(f"no such tensors in the model: {missing}")
     graph = model.graph
@@ -102,6 +102,14 @@ def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
         inputs=graph.input,
         outputs=[described.get(name, ValueInfoProto(name=name)) for name in tensors],
     )
+
+
+def _tensors(model: ModelProto) -> set[str]:
+    """Return the names of the tensors of ``model``, without those inside subgraphs."""
+    graph = model.graph
+    return {item.name for item in [*graph.input, *graph.initializer]} | {
+        name for node in graph.node for name in node.output
+    }
 
 
 class _Sampler:

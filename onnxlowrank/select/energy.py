@@ -1,17 +1,18 @@
 """Whole-model rank selection (Zhang 2015, Sec. 3.4), over settings of any pass.
 
-The paper maximises the product of the layers' energies (Eq. 13) under a budget for the summed cost (Eq. 14), removing one
-eigenvalue at a time, always the one with the smallest ``(dE / E) / dC``. With ``-log E`` for the loss of a layer the product
-becomes a sum, and a removal a step between two of the layer's candidates. Steps along the lower convex hull of a
-layer's (cost, loss) points are ordered by their measure, so the greedy choice is: sort all steps of all hulls, take the
-smallest until the budget is met. For one spectrum a layer this is the paper's algorithm; nothing but the list of
-candidates changes for two-dimensional settings, several passes, or costs measured in milliseconds.
+The paper maximises the product of the layers' energies (Eq. 13) under a budget for the summed cost (Eq. 14), removing
+one eigenvalue at a time, always the one with the smallest ``(dE / E) / dC``. With ``-log E`` for the loss of a layer
+the product becomes a sum, and a removal a step between two of the layer's candidates. Steps along the lower convex
+hull of a layer's (cost, loss) points are ordered by their measure, so the greedy choice is: sort all steps of all
+hulls, take the smallest until the budget is met. For one spectrum a layer this is the paper's algorithm; nothing but
+the list of candidates changes for two-dimensional settings, several passes, or costs measured in milliseconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from onnxlowrank.passes.base import Candidate
 
@@ -52,7 +53,7 @@ def select_by_energy(candidates: Mapping[str, Sequence[Candidate]], budget: floa
     steps = [
         (_measure(before, after), index, layer, after)
         for layer, hull in hulls.items()
-        for index, (before, after) in enumerate(zip(hull, hull[1:], strict=False))
+        for index, (before, after) in enumerate(pairwise(hull))
     ]
     total = sum(candidate.cost for candidate in plan.values())
     for _, _, layer, after in sorted(steps, key=lambda step: step[:3]):

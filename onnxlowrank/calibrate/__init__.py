@@ -1,0 +1,1 @@
+"""Sample inputs, and the statistics captured by running the network on them in onnxruntime."""
