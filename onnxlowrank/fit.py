@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,6 +10,7 @@ import onnx
 from onnxlowrank.calibrate.capture import Spool, sample
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.chain import Chain
+from onnxlowrank.choose import Suited
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.graph.probe import Probe
@@ -18,9 +19,6 @@ from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, RESPONSE, Pass, Statistics
 from onnxlowrank.progress import Progress
 from onnxlowrank.select.energy import Plan
-
-Suited = Mapping[str, Sequence[Pass]]
-"""For every layer that may be rewritten, the passes that suit it."""
 
 _TARGET, _FEATURES, _SHORTCUT = "target", "onnxlowrank::features", "onnxlowrank::shortcut"
 
@@ -48,7 +46,9 @@ def collect_statistics(
     Returns:
         For each of these layers the moments of its response and of whatever its passes ask for.
     """
-    probes = [probe for layer in layers if layer.name in suited for probe in _probes(layer, suited[layer.name])]
+    probes = [
+        probe for layer in layers if layer.name in suited for probe in _probes(layer, suited[layer.name].values())
+    ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in suited}
     for rows in sample(model, probes, inputs, seed, progress.stage("statistics", len(inputs))):
         for name, values in rows.items():
@@ -93,7 +93,7 @@ def fit_plan(
     advance = progress.stage("fit", len(chosen) * (len(inputs) + 1))
     for layer in chosen:
         candidate, moments = plan[layer.name], statistics[layer.name]
-        method = next(one for one in suited[layer.name] if one.name == candidate.method)
+        method = suited[layer.name][candidate.method]
         wanted = method.features(layer, candidate.setting, moments)
         probes = [Probe(_FEATURES, wanted.tensor, not layer.is_conv, wanted.steps)]
         if layer.shortcut is not None:
@@ -112,7 +112,7 @@ def fit_plan(
     return chains
 
 
-def _probes(layer: Layer, passes: Sequence[Pass]) -> Iterator[Probe]:
+def _probes(layer: Layer, passes: Iterable[Pass]) -> Iterator[Probe]:
     last = not layer.is_conv
     yield Probe(_join(layer.name, RESPONSE), layer.output, last)
     yield Probe(_join(layer.name, _TARGET), layer.preactivation, last)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
 
+from onnxlowrank.chain import Chain
 from onnxlowrank.cost.latency import Latency
 from onnxlowrank.evaluate import Agreement
-from onnxlowrank.passes.base import Setting
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes.base import KEEP, Candidate, Setting
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,47 @@ class Result:
                 "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
             }
         return {key: _finite(value) for key, value in report.items()}
+
+
+def report_layer(
+    layer: Layer, candidate: Candidate, chain: Chain | None, rank_names: tuple[str, ...], kept_because: str
+) -> LayerReport:
+    """Return the report of one layer; the reason counts only where the layer was kept."""
+    return LayerReport(
+        name=layer.name,
+        method=candidate.method,
+        setting=candidate.setting,
+        rank_names=rank_names,
+        energy=candidate.energy,
+        macs=(layer.macs, _macs(layer, chain)),
+        parameters=(layer.parameters, _parameters(layer, chain)),
+        kept_because=kept_because if candidate.method == KEEP else "",
+    )
+
+
+def report_model(
+    model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain], latency: Latency
+) -> ModelReport:
+    """Return the report of a whole network."""
+    return ModelReport(
+        macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers),
+        parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers),
+        file_bytes=model.ByteSize(),
+        latency=latency,
+    )
+
+
+def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
+    """Return the MACs of all convolutions: what the papers' theoretical speed-ups are about."""
+    return sum(_macs(layer, chains.get(layer.name)) for layer in layers if layer.is_conv)
+
+
+def _macs(layer: Layer, chain: Chain | None) -> int:
+    return layer.macs if chain is None else chain.macs(layer.input_shape)
+
+
+def _parameters(layer: Layer, chain: Chain | None) -> int:
+    return layer.parameters if chain is None else chain.parameters
 
 
 def _finite(value: Any) -> Any:

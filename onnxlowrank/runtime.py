@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from dataclasses import dataclass
 
@@ -10,7 +12,7 @@ import onnxruntime as ort
 
 from onnxlowrank.errors import ModelError, OptionError, ProviderError
 
-ort.set_default_logger_severity(3)
+ort.set_default_logger_severity(4)  # what is an error also raises one
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -61,13 +63,14 @@ def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False)
         ProviderError: If onnxruntime fell back from the provider to the CPU.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 4 if target.provider != "cpu" else 3
+    options.log_severity_level = 4
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     wanted = PROVIDERS[target.provider]
     if wanted != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so
+            ort.preload_dlls()
     providers = [wanted] if wanted == PROVIDERS["cpu"] else [wanted, PROVIDERS["cpu"]]
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)

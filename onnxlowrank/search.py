@@ -14,8 +14,8 @@ import onnx
 
 from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
+from onnxlowrank.choose import Suited
 from onnxlowrank.cost.latency import measure, ratio
-from onnxlowrank.fit import Suited
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate
@@ -33,6 +33,25 @@ SLACK = 1.03
 
 
 @dataclass(frozen=True, eq=False)
+class Network:
+    """A network to be planned.
+
+    Attributes:
+        original: As it was given: what is compared with.
+        model: Normalised: what is rewritten.
+        layers: Its layers.
+        suited: The passes of every layer.
+        candidates: What the layers offer, "keep" among it.
+    """
+
+    original: onnx.ModelProto
+    model: onnx.ModelProto
+    layers: Sequence[Layer]
+    suited: Suited
+    candidates: Mapping[str, Sequence[Candidate]]
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """A plan, the speed-up its outline was measured to have, and whether that is the one asked for."""
 
@@ -42,46 +61,37 @@ class Found:
 
 
 def search_plan(
-    original: onnx.ModelProto,
-    model: onnx.ModelProto,
-    layers: Sequence[Layer],
-    suited: Suited,
-    candidates: Mapping[str, Sequence[Candidate]],
-    speedup: float,
-    select: Select,
-    feeds: Feeds,
-    target: Target,
-    progress: Progress,
+    network: Network, speedup: float, select: Select, feeds: Feeds, target: Target, progress: Progress
 ) -> Found:
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
 
     Args:
-        original: The network as it was given: what is compared with.
-        model: The normalised network: what is rewritten.
-        layers: Its layers.
-        suited: The passes of every layer.
-        candidates: What the layers offer, "keep" among it.
+        network: What is to be planned.
         speedup: Time before / time after.
         select: Makes a plan of candidates and a budget of MACs.
         feeds: One input, for timing.
         target: Where it is timed.
         progress: Told how far it is.
+
+    Returns:
+        The plan; where none is faster than the original network, the one that keeps every layer.
     """
+    candidates = network.candidates
     total = sum(max(offered, key=lambda c: c.cost).cost for offered in candidates.values())
     cheapest = sum(min(offered, key=lambda c: c.cost).cost for offered in candidates.values())
     advance = progress.stage("plan", ROUNDS)
 
     def time_share(plan: Plan) -> float:
         """Return the outline's time as a share of the original network's."""
-        outline = rewrite(model, layers, outlines(plan, layers, suited))
-        before, after = measure([original, outline], feeds, target)
+        outline = rewrite(network.model, network.layers, outlines(plan, network.layers, network.suited))
+        before, after = measure([network.original, outline], feeds, target, seconds=5.0)
         advance(1)
         return 1 / ratio(before, after)
 
     wanted = 1 / (speedup * MARGIN)
     slow = (total, 1.0)  # MACs and time share of the fastest plan known to be too slow
     fast: tuple[float, float] | None = None  # of the slowest plan known to be fast enough
-    best: Found | None = None
+    best = Found({name: max(offered, key=lambda c: c.cost) for name, offered in candidates.items()}, 1.0, False)
     budget = total / speedup
     tried: set[tuple[Candidate, ...]] = set()
     for _ in range(ROUNDS):
@@ -94,7 +104,7 @@ def search_plan(
         share, cost = time_share(plan), sum(candidate.cost for candidate in plan.values())
         enough = share <= wanted
         found = Found(plan, 1 / share, enough)
-        best = found if best is None else max(best, found, key=_merit)
+        best = max(best, found, key=_merit)
         if enough:
             fast = (cost, share)
             if share * SLACK >= wanted:
@@ -104,7 +114,6 @@ def search_plan(
             if cost <= cheapest:
                 break
         budget = _false_position(slow, fast, wanted)
-    assert best is not None
     return best
 
 
@@ -119,8 +128,7 @@ def outlines(plan: Plan, layers: Sequence[Layer], suited: Suited) -> dict[str, C
     for layer in layers:
         candidate = plan[layer.name]
         if candidate.method != KEEP:
-            method = next(one for one in suited[layer.name] if one.name == candidate.method)
-            chosen[layer.name] = method.outline(layer, candidate.setting)
+            chosen[layer.name] = suited[layer.name][candidate.method].outline(layer, candidate.setting)
     return chosen
 
 
