@@ -12,8 +12,8 @@ from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting, Statistics
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""
 
-LOWEST_ENERGY = 0.5
-"""A setting predicted to lose more than half of a layer's response is no approximation and is not offered."""
+LOWEST_ENERGY = 0.8
+"""A setting predicted to lose more than a fifth of a response's variance is no approximation and is not offered."""
 
 
 def suit(

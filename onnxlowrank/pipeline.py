@@ -112,7 +112,7 @@ def optimize(
     original = load(model)
     normalised = normalise(original)
     inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed)
-    layers = _with_shapes(normalised, find_layers(normalised), inputs)
+    layers = with_shapes(normalised, find_layers(normalised), inputs)
     suited, reasons = suit(layers, methods, only, exclude, target)
     by_hand = set_by_hand(layers, suited, ranks or {})
 
@@ -127,7 +127,7 @@ def optimize(
                 network = Network(original, normalised, layers, suited, candidates)
                 found = search_plan(network, wanted, select, inputs[0], where, progress)
             else:
-                found = _plan_by_macs(layers, candidates, speedup, selection)
+                found = plan_by_macs(layers, candidates, speedup, selection)
             chains = fit_plan(
                 normalised, layers, found.plan, suited, statistics, inputs, spool, seed, progress, nonlinear, asymmetric
             )
@@ -203,7 +203,7 @@ def _inputs(
     return inputs.subset(rest), inputs.subset(sorted(unseen)), tuple(notes)
 
 
-def _with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
+def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
     """Return the layers with the shapes they have on the first input."""
     if not layers:
         raise ModelError("the model has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose")
@@ -219,7 +219,7 @@ def _with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs
     return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
 
 
-def _plan_by_macs(
+def plan_by_macs(
     layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]], speedup: float, selection: str
 ) -> Found:
     """Return the plan under the papers' convention: the MACs of all convolutions are to fall by the speed-up."""

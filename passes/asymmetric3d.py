@@ -75,11 +75,11 @@ class Asymmetric3D(Pass):
         """Return the chain's shapes."""
         vertical, rank = setting
         kh, kw = layer.kernel
-        return _chain(
+        return chain_of(
             layer,
             hollow(vertical, layer.inputs, kh, 1),
             hollow(rank, vertical, 1, kw),
-            hollow(layer.outputs, rank, 1, 1),
+            hollow(layer.outputs, rank),
             hollow(layer.outputs),
         )
 
@@ -97,16 +97,16 @@ class Asymmetric3D(Pass):
         prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
         fitted = fit_low_rank(samples, rank, prior=prior, nonlinear=nonlinear)
         reduced = fitted.right.T.reshape(rank, *horizontal.shape[1:])
-        restore = fitted.left.reshape(layer.outputs, rank, 1, 1)
-        return _chain(layer, vertical, reduced, restore, fitted.bias)
+        return chain_of(layer, vertical, reduced, fitted.left, fitted.bias)
 
 
-def _chain(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray) -> Chain:
+def chain_of(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray) -> Chain:
+    """Return the chain of its factors; ``restore`` is ``[d, d']`` or ``[d, d', 1, 1]``."""
     return Chain(
         (
             vertical_step(layer, vertical),
             horizontal_step(layer, reduced),
-            Step("restore", np.asarray(restore, np.float32), Geometry.pointwise(2)),
+            Step("restore", np.asarray(restore, np.float32).reshape(layer.outputs, -1, 1, 1), Geometry.pointwise(2)),
         ),
         np.asarray(bias, np.float32),
     )

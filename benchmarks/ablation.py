@@ -1,0 +1,143 @@
+"""What every part of the method contributes: the shape of Zhang 2015, Tables 2, 6 and 7.
+
+    python benchmarks/ablation.py vgg16.onnx calibration_images test_images --preprocess caffe --speedups 2,3,4
+
+All networks have the same MACs of the convolutions (``--target macs``). "paper 3d" fits ``1 x k`` and 1x1 as the paper
+does: the horizontal filters of the spatial decomposition stay, and the low-rank map is regressed behind them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.inputs import open_inputs
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.chain import Chain
+from onnxlowrank.choose import offer, suit
+from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.decompose.spatial import spatial_factors
+from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.load import load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
+from onnxlowrank.passes.base import Features, Pass, Setting, Statistics
+from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
+from onnxlowrank.pipeline import plan_by_macs, with_shapes
+from onnxlowrank.progress import Silent
+
+
+class Paper3D(Asymmetric3D):
+    """Zhang 2015, Sec. 3.5, as printed."""
+
+    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
+        vertical, horizontal = spatial_factors(layer.weight, setting[0])
+        return Features(layer.input, (vertical_step(layer, vertical), horizontal_step(layer, horizontal)))
+
+    def fit(
+        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
+    ) -> Chain:
+        vertical, horizontal = spatial_factors(layer.weight, setting[0])
+        fitted = fit_low_rank(samples, setting[1], prior=np.eye(layer.outputs), nonlinear=nonlinear)
+        reduced = np.tensordot(fitted.right.T, horizontal, axes=1)
+        return chain_of(layer, vertical, reduced, fitted.left, fitted.bias)
+
+
+class FilterReconstruction(Spatial):
+    """Jaderberg 2014 on weights alone: no covariance, no regression."""
+
+    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
+        return Features(layer.output)
+
+    def fit(
+        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
+    ) -> Chain:
+        vertical, horizontal = spatial_factors(layer.weight, setting[0])
+        return Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias)
+
+
+def configurations() -> dict[str, tuple[list[Pass], str, bool, bool]]:
+    """Return passes, selection, nonlinear, asymmetric, by title."""
+    channel, spatial, joint = load_passes(["channel", "spatial", "asymmetric3d"])
+    return {
+        "all passes": ([channel, spatial, joint], "energy", True, True),
+        "all passes, linear": ([channel, spatial, joint], "energy", False, True),
+        "all passes, symmetric": ([channel, spatial, joint], "energy", True, False),
+        "all passes, no rank selection": ([channel, spatial, joint], "uniform", True, True),
+        "3d": ([channel, joint], "energy", True, True),
+        "paper 3d": ([channel, Paper3D()], "energy", True, True),
+        "channel": ([channel], "energy", True, True),
+        "channel, linear": ([channel], "energy", False, True),
+        "channel, symmetric": ([channel], "energy", True, False),
+        "channel, no rank selection": ([channel], "uniform", True, True),
+        "spatial": ([spatial], "energy", True, True),
+        "Jaderberg, filter reconstruction": ([FilterReconstruction()], "uniform", False, False),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("calibration")
+    parser.add_argument("test")
+    parser.add_argument("--preprocess", default="imagenet")
+    parser.add_argument("--speedups", default="2,3,4")
+    parser.add_argument("--inputs", type=int, default=150)
+    parser.add_argument("--test-inputs", type=int, default=300)
+    parser.add_argument("--only", help="titles of configurations, separated by ';'")
+    args = parser.parse_args()
+
+    original = load(args.model)
+    model = normalise(original)
+    how, specs = preprocess_from_options(args.preprocess), input_specs(original)
+    inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
+    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
+    layers = with_shapes(model, find_layers(model), inputs)
+    chosen = {k: v for k, v in configurations().items() if not args.only or k in args.only.split(";")}
+    everything, _ = suit(layers, load_passes(["channel", "spatial"]), (), (), "macs")
+
+    table = Table(title=f"{inputs.description}; {test.description}", title_justify="left")
+    for column in ("speed-up (MACs)", "configuration", "top-1 drop (points)", "top-1 agreement (%)", "KL", "fit (s)"):
+        table.add_column(column, justify="right")
+    with Spool() as spool:
+        statistics = collect_statistics(model, layers, everything, inputs, spool, 0, Silent())
+        for speedup in map(float, args.speedups.split(",")):
+            for title, (passes, selection, nonlinear, asymmetric) in chosen.items():
+                suited, _ = suit(layers, passes, (), (), "macs")
+                candidates = {layer.name: offer(layer, suited, statistics, {}, 8) for layer in layers}
+                found = plan_by_macs(layers, candidates, speedup, selection)
+                start = time.perf_counter()
+                chains = fit_plan(
+                    model, layers, found.plan, suited, statistics, inputs, spool, 0, Silent(), nonlinear, asymmetric
+                )
+                row = compare(original, rewrite(model, layers, chains), test)
+                table.add_row(f"{found.speedup:.2f}", title, *row, f"{time.perf_counter() - start:.0f}")
+                Console(width=140, stderr=True).print(f"{found.speedup:.2f} {title}: {' '.join(row)}")
+    Console(width=140).print(table)
+
+
+def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[str, str, str]:
+    found = compare_outputs(original, optimised, test, lambda amount: None)
+    before, after = found.accuracy or (float("nan"), float("nan"))
+    return f"{100 * (before - after):.1f}", f"{100 * (found.top1_agreement or 0):.1f}", f"{found.divergence:.4f}"
+
+
+def spread(inputs: Inputs, count: int) -> Inputs:
+    return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The ranks of Zhang 2015, Table 6: whole-model rank selection of VGG-16 under the paper's own complexity.
+
+    python benchmarks/table6.py vgg16.onnx images --preprocess caffe
+
+The paper's complexity of a layer with ``d'`` of ``d`` filters is ``d'/d C``: the 1x1 convolution is not counted,
+conv1_1 is not accelerated, and ranks are not aligned to anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.inputs import open_inputs
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.choose import suit
+from onnxlowrank.decompose.spectrum import cumulative_energy
+from onnxlowrank.fit import collect_statistics
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.load import load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate
+from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.progress import Silent
+from onnxlowrank.select.energy import select_by_energy
+
+PAPER = {
+    2: (64, 18, 41, 50, 94, 96, 116, 207, 213, 260, 467, 455, 442),
+    3: (64, 15, 31, 34, 68, 64, 75, 134, 126, 146, 312, 307, 294),
+    4: (64, 11, 25, 28, 52, 46, 56, 104, 92, 100, 232, 224, 214),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("calibration")
+    parser.add_argument("--preprocess", default="imagenet")
+    parser.add_argument("--inputs", type=int, default=200)
+    args = parser.parse_args()
+
+    model = normalise(load(args.model))
+    inputs = open_inputs(args.calibration, input_specs(model), preprocess_from_options(args.preprocess))
+    inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
+    layers = [layer for layer in with_shapes(model, find_layers(model), inputs) if layer.is_conv]
+    suited, _ = suit(layers, load_passes(["channel"]), (), (), "macs")
+    with Spool() as spool:
+        statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())
+
+    candidates = {}
+    for layer in layers:
+        keep = Candidate(layer.name, KEEP, (), layer.macs, 1.0)
+        energy = cumulative_energy(statistics[layer.name][RESPONSE].covariance)
+        reduced = [
+            Candidate(layer.name, "channel", (rank,), layer.macs * rank / layer.outputs, float(energy[rank]))
+            for rank in range(1, layer.outputs)
+        ]
+        candidates[layer.name] = [keep] if layer is layers[0] else [keep, *reduced]
+
+    table = Table(title=f"Ranks by rank selection, {inputs.description}")
+    for column in ("", *(layer.name for layer in layers)):
+        table.add_column(column)
+    total = sum(layer.macs for layer in layers)
+    for speedup, paper in PAPER.items():
+        plan = select_by_energy(candidates, total / speedup)
+        ours = [plan[layer.name].setting[0] if plan[layer.name].setting else layer.outputs for layer in layers]
+        table.add_row(f"{speedup}x, Table 6", *map(str, paper))
+        table.add_row(f"{speedup}x, ours", *map(str, ours))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
