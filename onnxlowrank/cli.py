@@ -32,12 +32,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_LOG = logging.getLogger(__name__)
+
 BAD_INPUT, NOT_REACHED, INTERRUPTED = 2, 3, 130
 
 EXAMPLE = """
 Example:
 
-  onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx --speedup 2 --calibration models/cifar10_calibration.npz
+\b
+  onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx \\
+      --speedup 2 --calibration models/cifar10_calibration.npz
 
 Exit code: 0 the speed-up was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
 """
@@ -48,11 +52,13 @@ def main() -> None:
     try:
         app()
     except OnnxLowRankError as error:
-        print(f"onnxlowrank: {error}", file=sys.stderr)
+        sentence = " ".join(str(error).split())
+        print(f"onnxlowrank: {sentence}{'' if sentence.endswith('.') else '.'}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("onnxlowrank: interrupted, nothing was written", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # so typer ends on Ctrl-C, without a word
+            print("onnxlowrank: interrupted, nothing was written.", file=sys.stderr)
+        raise
 
 
 def _version(wanted: bool) -> None:
@@ -72,8 +78,8 @@ def _root(
 
 @app.command(epilog=EXAMPLE)
 def optimize(
-    model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Where to write the faster one.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
+    output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
     speedup: Annotated[float, typer.Option(help="How many times faster it is to become.")] = 2.0,
     target: Annotated[
         str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
@@ -102,10 +108,15 @@ def optimize(
     passes: Annotated[
         str | None, typer.Option(help="Methods to choose from: channel, spatial, asymmetric3d, fully_connected.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Pattern of layers to consider; may be repeated.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of layers to keep; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Layers to keep; may be repeated.", metavar="PATTERN")
+    ] = None,
     rank: Annotated[
-        list[str] | None, typer.Option(help="Ranks by hand, LAYER=64 or LAYER=48x64; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Ranks by hand, e.g. conv3_2=48x64; may be repeated.", metavar="LAYER=RANKS"),
     ] = None,
     selection: Annotated[
         str, typer.Option(help="energy: ranks chosen for the whole network; uniform: all layers cut alike.")
@@ -115,13 +126,17 @@ def optimize(
         bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH", readable=False)
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
     """Write a network that runs SPEEDUP times faster in onnxruntime, at almost the same accuracy."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if report is not None:
         check_destination(model, report)
+        if os.path.realpath(report) == os.path.realpath(output):
+            raise OptionError(f"--report {report} is the output itself; choose another path")
     how = preprocess_from_options(
         preprocess,
         mean=_numbers("--mean", mean),
@@ -132,7 +147,7 @@ def optimize(
         layout=layout,
         channels=channels,
     )
-    with _bars() as progress:
+    with _bars(verbose) as progress:
         result = run(
             model,
             output,
@@ -163,21 +178,24 @@ def optimize(
 
 
 class _Bars:
-    """Progress bars on standard error."""
+    """Progress bars on standard error, and a line of the log for every stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def stage(self, title: str, total: float) -> Advance:
+        _LOG.info("%s", title)
         task = self._progress.add_task(title, total=total)
         return lambda amount: self._progress.advance(task, amount)
 
 
 @contextmanager
-def _bars() -> Iterator[_Bars]:
-    what, share = TextColumn("{task.description:10}"), TaskProgressColumn()
+def _bars(verbose: bool) -> Iterator[_Bars]:
+    """Yield bars that are gone when the work is done; there are none beside a log or where there is no terminal."""
     console = Console(stderr=True)
-    with Progress(what, BarColumn(), share, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+    columns = TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    hidden = verbose or not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         yield _Bars(progress)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import ModelError
 from onnxlowrank.progress import Advance
-from onnxlowrank.runtime import all_threads, open_session
+from onnxlowrank.runtime import all_threads, open_session, running
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
     largest = difference = norm = 0.0
     scores: tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]] = ([], [])
     for feeds in inputs:
-        a, b = (session.run(names, feeds) for session in sessions)
+        with running(feeds):
+            a, b = (session.run(names, feeds) for session in sessions)
         for name, one, other in zip(names, a, b, strict=True):
             if not isinstance(one, np.ndarray) or not np.issubdtype(one.dtype, np.floating):
                 continue
@@ -66,11 +67,11 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
         advance(1)
     relative = (difference / norm) ** 0.5 if norm else 0.0
     count = len(inputs) * inputs.batch
-    if not scores[0]:
+    if len({rows.shape[1] for rows in scores[0]}) != 1:  # none, or a width that changes: no classes
         return Agreement(count, inputs.description, largest, relative)
     one, other = (np.concatenate(part) for part in scores)
     top = one.argmax(axis=1), other.argmax(axis=1)
-    labels = None if inputs.labels is None else inputs.labels.ravel()
+    labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
     return Agreement(
         count,
         inputs.description,

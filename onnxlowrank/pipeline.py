@@ -25,7 +25,7 @@ from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import collect_statistics, fit_plan
 from onnxlowrank.graph.layers import find_layers
-from onnxlowrank.graph.load import check_destination, load, save
+from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.graph.rewrite import rewrite
@@ -34,7 +34,7 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
-from onnxlowrank.runtime import Target, all_threads, open_session
+from onnxlowrank.runtime import Target, all_threads, open_session, running
 from onnxlowrank.search import Found, Network, search_plan
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.verify import verify_interface
@@ -103,16 +103,22 @@ def optimize(
     start = time.perf_counter()
     progress = Silent() if progress is None else progress
     where = Target(provider, threads)
-    _check_options(speedup, target, selection)
+    _check_options(speedup, target, selection, seed)
     if output is not None:
         check_destination(model, output)
     where.check()
     methods = load_passes(passes)
 
     original = load(model)
+    open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
     normalised = normalise(original)
+    found_layers = find_layers(normalised)
+    if not found_layers:
+        raise ModelError(
+            f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
+        )
     inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed)
-    layers = with_shapes(normalised, find_layers(normalised), inputs)
+    layers = with_shapes(normalised, found_layers, inputs)
     suited, reasons = suit(layers, methods, only, exclude, target)
     by_hand = set_by_hand(layers, suited, ranks or {})
 
@@ -163,13 +169,15 @@ def optimize(
     return result
 
 
-def _check_options(speedup: float, target: str, selection: str) -> None:
+def _check_options(speedup: float, target: str, selection: str, seed: int) -> None:
     if not (math.isfinite(speedup) and speedup > 1):
         raise OptionError(f"--speedup {speedup:g} makes no sense; give a number above 1, e.g. 2")
     if target not in TARGETS:
         raise OptionError(f"--target {target} is unknown; choose from {', '.join(TARGETS)}")
     if selection not in SELECTIONS:
         raise OptionError(f"--selection {selection} is unknown; choose from {', '.join(SELECTIONS)}")
+    if seed < 0:
+        raise OptionError(f"--seed {seed} makes no sense; give 0 or more")
 
 
 def _inputs(
@@ -205,15 +213,14 @@ def _inputs(
 
 def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
     """Return the layers with the shapes they have on the first input."""
-    if not layers:
-        raise ModelError("the model has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose")
     names = sorted({name for layer in layers for name in (layer.input, layer.output)})
     given = inputs[0]
     read = {name for name in names if name in given}
     computed = [name for name in names if name not in read]
     session = open_session(expose(model, computed), all_threads())
     wanted = {value.name for value in session.get_inputs()}
-    values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
+    with running(given):
+        values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
     shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
     shapes |= {name: given[name].shape for name in read}
     return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from onnxlowrank.errors import ModelError, OptionError, ProviderError
+from onnxlowrank.errors import InputDataError, ModelError, OptionError, ProviderError
 
 ort.set_default_logger_severity(4)  # what is an error also raises one
+ort.disable_telemetry_events()  # nothing reaches the network
 
+_MOST_THREADS = 1024
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -33,8 +38,8 @@ class Target:
         """
         if self.provider not in PROVIDERS:
             raise OptionError(f"--provider {self.provider} is unknown; choose from {', '.join(PROVIDERS)}")
-        if self.threads < 1:
-            raise OptionError(f"--threads {self.threads} is too few; give 1 or more")
+        if not 1 <= self.threads <= _MOST_THREADS:
+            raise OptionError(f"--threads {self.threads} makes no sense; give 1 to {_MOST_THREADS}")
         if PROVIDERS[self.provider] not in ort.get_available_providers():
             raise ProviderError(
                 f"--provider {self.provider}: this onnxruntime has no {PROVIDERS[self.provider]}; "
@@ -75,7 +80,7 @@ def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
-        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot load the model ({_one_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"--provider {target.provider}: {wanted} does not start on this machine "
@@ -84,11 +89,27 @@ def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False)
     return session
 
 
+@contextlib.contextmanager
+def running(feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[None]:
+    """Explain what onnxruntime raises inside: by the time networks run they are known to load, so the inputs matter.
+
+    Raises:
+        InputDataError: In place of any other exception.
+    """
+    try:
+        yield
+    except Exception as error:  # as in open_session
+        given = ", ".join(f"'{name}' {list(value.shape)}" for name, value in feeds.items())
+        raise InputDataError(
+            f"onnxruntime cannot run the network on the input {given} ({_one_line(error)}); give inputs that it takes"
+        ) from error
+
+
 def _smallest_model() -> onnx.ModelProto:
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "smallest", value[:1], value[1:])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

@@ -94,7 +94,7 @@ def search_plan(
     best = Found({name: max(offered, key=lambda c: c.cost) for name, offered in candidates.items()}, 1.0, False)
     budget = total / speedup
     tried: set[tuple[Candidate, ...]] = set()
-    for _ in range(ROUNDS):
+    for attempt in range(ROUNDS):
         budget = max(budget, cheapest)
         plan = select(candidates, budget)
         key = tuple(plan.values())
@@ -113,7 +113,10 @@ def search_plan(
             slow = (cost, share)
             if cost <= cheapest:
                 break
-        budget = _false_position(slow, fast, wanted)
+        if fast is None and attempt >= 2:  # lines did not lead there: can it be reached at all?
+            budget = cheapest
+        else:
+            budget = _false_position(slow, fast, wanted, total)
     return best
 
 
@@ -132,10 +135,15 @@ def outlines(plan: Plan, layers: Sequence[Layer], suited: Suited) -> dict[str, C
     return chosen
 
 
-def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float) -> float:
+def _false_position(
+    slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float, total: float
+) -> float:
     """Return the MACs at which the line through two measurements takes the wanted share of the time."""
-    if fast is None:  # proportional to the time still to be saved
-        return slow[0] * wanted / slow[1] * 0.98
-    (a, s), (b, f) = slow, fast
+    a, s = slow
+    if fast is None:
+        if s >= 1:
+            return a * wanted / s * 0.98
+        return a - 1.02 * (s - wanted) * (total - a) / (1 - s)  # the other point is the original network
+    b, f = fast
     middle = (wanted / 1.01 - f) / (s - f) if s > f else 0.5
     return b + (a - b) * min(max(middle, 0.1), 0.9)

@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.errors import ModelError
+from onnxlowrank.errors import InputDataError, ModelError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
 from onnxlowrank.progress import Advance
-from onnxlowrank.runtime import all_threads, open_session
+from onnxlowrank.runtime import all_threads, open_session, running
 
 Rows = NDArray[np.float32]
 
@@ -49,7 +49,8 @@ def sample(
     for index, feeds in enumerate(inputs):
         positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
         given = {name: value for name, value in feeds.items() if name in wanted}
-        rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
+        with running(feeds):
+            rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
         for name, values in rows.items():
             if not np.isfinite(values).all():
                 raise ModelError(f"tensor {name} of the network is not finite on input {index} of {inputs.description}")
@@ -71,10 +72,20 @@ class Spool:
         self._folder.cleanup()
 
     def append(self, name: str, rows: Rows) -> None:
-        """Add rows ``[n, channels]`` to a name's file."""
+        """Add rows ``[n, channels]`` to a name's file.
+
+        Raises:
+            InputDataError: If there is no room for them.
+        """
         self._channels[name] = rows.shape[1]
-        with self._file(name).open("ab") as file:
-            rows.tofile(file)
+        try:
+            with self._file(name).open("ab") as file:
+                rows.tofile(file)
+        except OSError as error:
+            raise InputDataError(
+                f"the samples of layer {name} cannot be kept in the temporary folder {self._folder.name} "
+                f"({error.strerror or error}): make room or set TMPDIR to a larger disk"
+            ) from error
 
     def read(self, name: str) -> Rows:
         """Return all rows ``[n, channels]`` of a name, in the order they came."""

@@ -70,10 +70,10 @@ def open_inputs(source: Source, specs: Sequence[InputSpec], preprocess: Preproce
 
 def _from_name(name: str, specs: Sequence[InputSpec], preprocess: Preprocess) -> Inputs:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         sets = onnx_test_sets(path)
         return onnx_test_inputs(sets, specs, str(path)) if sets else folder_inputs(path, specs, preprocess)
-    if path.is_file():
+    if os.path.isfile(path):
         match path.suffix.lower():
             case ".npy":
                 return npy_inputs(path, specs)

@@ -67,7 +67,7 @@ def _preset(name: str) -> Preprocess:
         case "raw":
             return Preprocess()
         case _:
-            raise OptionError(f"preset '{name}' is unknown: choose unit, imagenet, caffe or raw.")
+            raise OptionError(f"preprocess preset '{name}' is unknown: choose unit, imagenet, caffe or raw.")
 
 
 def preprocess_from_options(

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxlowrank.calibrate.specs import Feeds
-from onnxlowrank.runtime import Target, open_session
+from onnxlowrank.runtime import Target, open_session, running
 
 _WARM_UP = 3
 _SHORTEST_S = 0.004  # runs shorter than this are timed several at once
@@ -54,11 +54,13 @@ def measure(
     Returns:
         One :class:`Latency` a model.
     """
-    runs = [_runner(open_session(model, target), feeds) for model in models]
+    sessions = [open_session(model, target) for model in models]
     repeats = []
-    for run in runs:
-        once = min(_timed(run, 1) for _ in range(_WARM_UP))
-        repeats.append(max(1, round(_SHORTEST_S / once)))
+    with running(feeds):
+        runs = [_runner(session, feeds) for session in sessions]
+        for run in runs:
+            once = min(_timed(run, 1) for _ in range(_WARM_UP))
+            repeats.append(max(1, round(_SHORTEST_S / once)))
     times: list[list[float]] = [[] for _ in models]
     start = time.perf_counter()
     while len(times[0]) < 7 or (len(times[0]) < 200 and time.perf_counter() - start < seconds):

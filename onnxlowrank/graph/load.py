@@ -34,20 +34,24 @@ def load(source: Source) -> ModelProto:
         ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
             model has no nodes, is invalid, is already quantised, or has half-precision weights.
     """
+    label = describe(source)
     if isinstance(source, ModelProto):
-        label = f"the model '{source.graph.name}'"
         model = ModelProto()
         model.CopyFrom(source)
         if any(map(uses_external_data, model.graph.initializer)):
             raise ModelError(f"{label} refers to external data that is not loaded; pass the path of its file instead.")
     else:
-        label = os.fspath(source)
         model = _read(Path(source))
     if not model.graph.node:
         raise ModelError(f"{label} has an empty graph, without a single node; export the network again.")
     _refuse_low_precision(model, label)
     _check(model, source, label)
     return model
+
+
+def describe(source: Source) -> str:
+    """Return what messages call the model: its path, or its graph's name."""
+    return f"the model '{source.graph.name}'" if isinstance(source, ModelProto) else os.fspath(source)
 
 
 def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
@@ -88,7 +92,9 @@ def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
             missing or cannot be written to.
     """
     target = _destination(path)
-    if not isinstance(source, ModelProto) and target.exists() and Path(source).exists() and target.samefile(source):
+    if isinstance(source, ModelProto) or not (os.path.exists(target) and os.path.exists(source)):
+        return
+    if os.path.samefile(target, source):
         raise OptionError(f"The output {path} is the input model itself; choose another output path.")
 
 
@@ -99,7 +105,7 @@ def is_large(model: ModelProto) -> bool:
 
 def _read(path: Path) -> ModelProto:
     """Return the model in the file ``path`` with all its external data."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ModelError(f"{path} is a directory; name the .onnx file in it.")
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -163,9 +169,9 @@ def _check(model: ModelProto, source: Source, label: str) -> None:
 def _destination(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` with links followed, or raise OptionError where no file can be written."""
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise OptionError(f"The directory {target.parent} of the output does not exist; create it first.")
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         raise OptionError(f"The output {path} is not a regular file; name a file to write.")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OptionError(f"The directory {target.parent} of the output is not writable; choose another one.")

@@ -38,7 +38,8 @@ def normalise(model: ModelProto) -> ModelProto:
         folded = _fold(prepared)
         _run_onnxruntime(folded)
     except Exception as error:  # onnxruntime's errors share no base class
-        _LOG.warning("onnxruntime cannot simplify the network, it stays as it is: %s", error)
+        reason = " ".join(str(error).split())
+        _LOG.warning("onnxruntime cannot simplify the network, it stays as it is: %s", reason)
         return prepared
     return folded
 

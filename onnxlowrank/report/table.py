@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +14,7 @@ from onnxlowrank.result import LayerReport, ModelReport, Result
 
 def print_result(result: Result, console: Console) -> None:
     """Print the layers, the whole network, and whether the target was reached."""
-    console.print(Group(layer_table(result), model_table(result)))
+    console.print(Group(layer_table(result), "", model_table(result), ""))
     for note in result.notes:
         console.print(Text(f"note: {note}"))
     console.print(Text(headline(result), style="bold"))
@@ -21,21 +22,18 @@ def print_result(result: Result, console: Console) -> None:
 
 def layer_table(result: Result) -> RenderableType:
     """Return one row a layer."""
-    table = Table(title="Layers", title_justify="left")
-    for column in ("layer", "pass", "ranks"):
-        table.add_column(column, overflow="fold")
-    for column in ("MMACs before", "after", "energy"):
-        table.add_column(column, justify="right")
-    table.add_column("kept because", overflow="fold")
+    table = Table(title="Layers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("became", overflow="fold")
+    for column in ("MMACs", "after", "energy"):
+        table.add_column(column, justify="right", no_wrap=True)
     for layer in result.layers:
         table.add_row(
-            layer.name,
-            layer.method,
-            _ranks(layer),
+            Text(layer.name),
+            Text(f"kept: {layer.kept_because}" if layer.method == KEEP else f"{layer.method} {_ranks(layer)}"),
             f"{layer.macs[0] / 1e6:.2f}",
             f"{layer.macs[1] / 1e6:.2f}",
             "" if layer.method == KEEP else f"{layer.energy:.3f}",
-            layer.kept_because,
         )
     return table
 
@@ -43,10 +41,13 @@ def layer_table(result: Result) -> RenderableType:
 def model_table(result: Result) -> RenderableType:
     """Return the whole network before and after."""
     before, after = result.before, result.after
-    table = Table(title="Whole model", title_justify="left")
+    where = f"{result.provider}, {result.threads} thread{'s' * (result.threads > 1)}"
+    table = Table(
+        title=f"Whole model, timed on {where}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     table.add_column("")
     for column in ("before", "after", "ratio"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     rows = (
         ("MMACs", before.macs / 1e6, after.macs / 1e6, ".1f"),
         ("parameters (thousand)", before.parameters / 1e3, after.parameters / 1e3, ".1f"),
@@ -54,8 +55,9 @@ def model_table(result: Result) -> RenderableType:
     )
     for name, one, other, form in rows:
         table.add_row(name, format(one, form), format(other, form), f"{one / other:.2f}x" if other else "")
-    where = f"latency (ms, {result.provider}, {result.threads} thread{'s' * (result.threads > 1)})"
-    table.add_row(where, _latency(before), _latency(after), f"{result.latency_speedup:.2f}x")
+    medians = (f"{model.latency.median:.2f}" for model in (before, after))
+    table.add_row("latency, median (ms)", *medians, f"{result.latency_speedup:.2f}x")
+    table.add_row("latency, 10th .. 90th percentile", _spread(before), _spread(after), "")
     for name, one_text, other_text in _agreement_rows(result.agreement):
         table.add_row(name, one_text, other_text, "")
     return table
@@ -89,9 +91,9 @@ def _ranks(layer: LayerReport) -> str:
     return " ".join(f"{name}={rank}" for name, rank in zip(layer.rank_names, layer.setting, strict=True))
 
 
-def _latency(model: ModelReport) -> str:
+def _spread(model: ModelReport) -> str:
     low, high = model.latency.spread
-    return f"{model.latency.median:.2f} ({low:.2f} .. {high:.2f})"
+    return f"{low:.2f} .. {high:.2f}"
 
 
 def _agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
