@@ -50,6 +50,8 @@ def collect_statistics(
         probe for layer in layers if layer.name in suited for probe in _probes(layer, suited[layer.name].values())
     ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in suited}
+    if not probes:
+        return {}
     for rows in sample(model, probes, inputs, seed, progress.stage("statistics", len(inputs))):
         for name, values in rows.items():
             layer_name, kind = _split(name)

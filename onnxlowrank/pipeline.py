@@ -142,7 +142,7 @@ def optimize(
             measured = ratio(before, after)
             if target == "macs" or not found.reached or measured >= speedup:
                 break
-            wanted *= speedup / measured
+            wanted = speedup * found.speedup / measured
 
     verify_interface(original, optimised)
     agreement = compare_outputs(original, optimised, unseen, progress.stage("compare", len(unseen)))
@@ -197,8 +197,10 @@ def _inputs(
     else:
         inputs = open_inputs(calibration, specs, preprocess)
     if len(inputs) * inputs.batch > _MOST_INPUTS:
-        chosen = np.linspace(0, len(inputs) - 1, _MOST_INPUTS // inputs.batch).astype(int)
-        notes.append(f"{_MOST_INPUTS} of {len(inputs) * inputs.batch} calibration inputs were used, evenly spread")
+        chosen = np.linspace(0, len(inputs) - 1, max(_MOST_INPUTS // inputs.batch, 1)).astype(int)
+        used, given = len(chosen) * inputs.batch, len(inputs) * inputs.batch
+        if used < given:
+            notes.append(f"{used} of {given} calibration inputs were used, evenly spread")
         inputs = inputs.subset(chosen.tolist())
     if evaluate is not None:
         return inputs, open_inputs(evaluate, specs, preprocess), tuple(notes)

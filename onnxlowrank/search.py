@@ -99,7 +99,11 @@ def search_plan(
         plan = select(candidates, budget)
         key = tuple(plan.values())
         if key in tried:
-            break
+            if fast is None:
+                break
+            fast = (budget, fast[1])  # up to this budget the plan is the one known to be fast enough
+            budget = (budget + slow[0]) / 2
+            continue
         tried.add(key)
         share, cost = time_share(plan), sum(candidate.cost for candidate in plan.values())
         enough = share <= wanted
@@ -113,10 +117,8 @@ def search_plan(
             slow = (cost, share)
             if cost <= cheapest:
                 break
-        if fast is None and attempt >= 2:  # lines did not lead there: can it be reached at all?
-            budget = cheapest
-        else:
-            budget = _false_position(slow, fast, wanted, total)
+        lost = fast is None and attempt >= 2  # lines did not lead there: can it be reached at all?
+        budget = cheapest if lost else _false_position(slow, fast, wanted, total)
     return best
 
 
@@ -135,9 +137,7 @@ def outlines(plan: Plan, layers: Sequence[Layer], suited: Suited) -> dict[str, C
     return chosen
 
 
-def _false_position(
-    slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float, total: float
-) -> float:
+def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float, total: float) -> float:
     """Return the MACs at which the line through two measurements takes the wanted share of the time."""
     a, s = slow
     if fast is None:

@@ -1,7 +1,6 @@
 """Every registered pass: what it offers, what its chains compute, and how well they are fitted."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -21,7 +20,7 @@ from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Pass, Setting
+from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 
@@ -180,8 +179,9 @@ def test_rewritten_layer_is_the_dense_layer_of_its_chain(method: Pass, data: st.
     assert chain.parameters == sum(
         numpy_helper.to_array(tensor).size for tensor in rewritten.graph.initializer if "/lowrank/" in tensor.name
     )
-    assert run(rewrite(case.model, [case.layer], {case.layer.name: outline}), x=case.x)[0].shape[1:] == (
-        case.layer.output_shape[1:]
+    assert (
+        run(rewrite(case.model, [case.layer], {case.layer.name: outline}), x=case.x)[0].shape[1:]
+        == (case.layer.output_shape[1:])
     )
 
 
