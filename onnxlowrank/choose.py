@@ -34,12 +34,14 @@ def suit(
         elif target == "macs" and not layer.is_conv:
             reasons[layer.name] = "--target macs counts convolutions"
         else:
-            refusals = {one.name: one.refusal(layer) for one in methods}
-            willing = {one.name: one for one in methods if refusals[one.name] is None}
+            refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
+            willing = {one.name: one for one in methods if refusals.get(one.name, "") is None}
             if willing:
                 suited[layer.name] = willing
             else:
-                reasons[layer.name] = "; ".join(sorted({reason for reason in refusals.values() if reason}))
+                reasons[layer.name] = (
+                    "; ".join(sorted(set(filter(None, refusals.values())))) or f"no pass for {layer.op} chosen"
+                )
     return suited, reasons
 
 

@@ -58,14 +58,21 @@ class Features:
 
 
 class Pass(ABC):
-    """One method of decomposition. Passes hold no state: one object serves all layers."""
+    """One method of decomposition. Passes hold no state: one object serves all layers.
+
+    Attributes:
+        name: What ``--passes`` calls it.
+        ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
+        rank_names: What the entries of a setting are called.
+    """
 
     name: ClassVar[str]
+    ops: ClassVar[tuple[str, ...]] = ("Conv",)
     rank_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def refusal(self, layer: Layer) -> str | None:
-        """Return why the method does not suit the layer, e.g. ``group=32``, or None when it does."""
+        """Return why the method does not suit a layer of its ``ops``, e.g. ``group=32``, or None when it does."""
 
     def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
         """Return, by name, the convolutions of the layer's input whose outputs' covariances the pass needs.

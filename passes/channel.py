@@ -33,9 +33,7 @@ class Channel(Pass):
     rank_names = ("d'",)
 
     def refusal(self, layer: Layer) -> str | None:
-        """Refuse what is not a convolution, and grouped ones."""
-        if not layer.is_conv:
-            return f"{layer.op} is not a convolution"
+        """Refuse grouped convolutions."""
         return f"group={layer.group}" if layer.group > 1 else None
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:

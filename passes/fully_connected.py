@@ -13,7 +13,6 @@ Parameters:  K (C + F) + F
 
 from __future__ import annotations
 
-from onnxlowrank.layer import Layer
 from onnxlowrank.passes.channel import Channel
 
 
@@ -21,8 +20,5 @@ class FullyConnected(Channel):
     """Two thin matrices in place of one: the channel pass without a kernel to slide."""
 
     name = "fully_connected"
+    ops = ("Gemm", "MatMul")
     rank_names = ("K",)
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse convolutions."""
-        return f"{layer.op} is not fully connected" if layer.is_conv else None

@@ -85,8 +85,6 @@ class Spatial(Pass):
 
 def spatial_refusal(layer: Layer) -> str | None:
     """Return why a layer has no vertical and horizontal filters, or None."""
-    if not layer.is_conv:
-        return f"{layer.op} is not a convolution"
     if layer.group > 1:
         return f"group={layer.group}"
     if len(layer.kernel) != 2 or min(layer.kernel) < 2:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes
 
+_RIDGE = 1e-6
+"""Share of the identity in a covariance: where no sample says anything, the weights alone decide."""
+
 
 def spatial_energy(kernel: NDArray[np.floating], columns: Float64Array | None = None) -> Float64Array:
     """Return ``[min(C * kh, kw * F) + 1]`` shares of the response's variance that ``K`` vertical filters keep.
@@ -54,5 +57,7 @@ def _fold(kernel: NDArray[np.floating]) -> Float64Array:
 
 
 def _response_gram(folded: Float64Array, columns: Float64Array | None) -> Float64Array:
-    gram: Float64Array = folded.T @ (folded if columns is None else columns @ folded)
+    gram: Float64Array = folded.T @ folded
+    if columns is not None:
+        gram = folded.T @ columns @ folded + _RIDGE * np.trace(columns) / len(columns) * gram
     return (gram + gram.T) / 2
