@@ -22,7 +22,7 @@ from onnxlowrank.choose import Suited, offer, set_by_hand, suit
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.latency import Latency, measure, ratio
 from onnxlowrank.errors import ModelError, OptionError
-from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.evaluate import Agreement, compare_outputs
 from onnxlowrank.fit import collect_statistics, fit_plan
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
@@ -162,7 +162,7 @@ def optimize(
         provider=provider,
         threads=threads,
         seconds=time.perf_counter() - start,
-        notes=notes,
+        notes=(*notes, *_warnings(agreement)),
     )
     if output is not None:
         save(optimised, output)
@@ -246,6 +246,13 @@ def _measure(
     before, after = measure([original, optimised], inputs[0], where, seconds=20.0)
     advance(1.0)
     return before, after
+
+
+def _warnings(agreement: Agreement) -> list[str]:
+    """Return what the user should hear when the outputs have changed much."""
+    top1, error = agreement.top1_agreement, agreement.relative_error
+    changed = error > 0.3 if top1 is None else top1 < 0.9
+    return ["the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs"] if changed else []
 
 
 def _report_layer(
