@@ -27,31 +27,15 @@ from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
 from onnxlowrank.decompose.spectrum import cumulative_energy
 from onnxlowrank.layer import FloatArray, Geometry, Layer
-from onnxlowrank.passes.base import RESPONSE, Candidate, Features, Pass, Setting, Statistics, aligned_ranks, hollow
-from onnxlowrank.passes.spatial import (
-    COLUMNS,
-    column_moments,
-    horizontal_step,
-    spatial_limit,
-    spatial_refusal,
-    vertical_features,
-    vertical_step,
-)
+from onnxlowrank.passes.base import RESPONSE, Candidate, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
 
 
-class Asymmetric3D(Pass):
-    """Three convolutions, one a dimension."""
+class Asymmetric3D(Spatial):
+    """Three convolutions, one a dimension; what it refuses and what it samples are the spatial pass's."""
 
     name = "asymmetric3d"
     rank_names = ("d''", "d'")
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse what the spatial pass refuses."""
-        return spatial_refusal(layer)
-
-    def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
-        """Ask for the covariance of the vertical input patches."""
-        return column_moments(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``(d'', d')``; what either reduction keeps is taken as independent of the other.
@@ -69,7 +53,7 @@ class Asymmetric3D(Pass):
 
     def limits(self, layer: Layer) -> Setting:
         """Return the rank of the folded kernel and the number of filters."""
-        return spatial_limit(layer), layer.outputs
+        return *super().limits(layer), layer.outputs
 
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
@@ -82,11 +66,6 @@ class Asymmetric3D(Pass):
             hollow(layer.outputs, rank),
             hollow(layer.outputs),
         )
-
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
-        """Ask for the outputs of ``V`` under each horizontal filter."""
-        vertical, _ = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
-        return vertical_features(layer, vertical)
 
     def fit(
         self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True

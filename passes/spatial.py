@@ -34,11 +34,15 @@ class Spatial(Pass):
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse what has not exactly two spatial axes with more than one tap each, and grouped convolutions."""
-        return spatial_refusal(layer)
+        if layer.group > 1:
+            return f"group={layer.group}"
+        if len(layer.kernel) != 2 or min(layer.kernel) < 2:
+            return f"kernel {'x'.join(map(str, layer.kernel))}"
+        return None
 
     def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
         """Ask for the covariance of the vertical input patches."""
-        return column_moments(layer)
+        return {COLUMNS: (unfold(layer.inputs, (layer.kernel[0], 1), layer.geometry.only(0)),)}
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``K``."""
@@ -50,7 +54,8 @@ class Spatial(Pass):
 
     def limits(self, layer: Layer) -> Setting:
         """Return the rank of the folded kernel."""
-        return (spatial_limit(layer),)
+        kh, kw = layer.kernel
+        return (min(layer.inputs * kh, kw * layer.outputs),)
 
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
@@ -65,7 +70,8 @@ class Spatial(Pass):
     def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
         """Ask for the outputs of ``V`` under each horizontal filter."""
         vertical, _ = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
-        return vertical_features(layer, vertical)
+        window = unfold(len(vertical), (1, layer.kernel[1]), layer.geometry.only(1))
+        return Features(layer.input, (vertical_step(layer, vertical), window))
 
     def fit(
         self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
@@ -83,26 +89,6 @@ class Spatial(Pass):
         return Chain((vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32))
 
 
-def spatial_refusal(layer: Layer) -> str | None:
-    """Return why a layer has no vertical and horizontal filters, or None."""
-    if layer.group > 1:
-        return f"group={layer.group}"
-    if len(layer.kernel) != 2 or min(layer.kernel) < 2:
-        return f"kernel {'x'.join(map(str, layer.kernel))}"
-    return None
-
-
-def spatial_limit(layer: Layer) -> int:
-    """Return the largest number of vertical filters that makes sense: the rank of the folded kernel."""
-    kh, kw = layer.kernel
-    return min(layer.inputs * kh, kw * layer.outputs)
-
-
-def column_moments(layer: Layer) -> dict[str, tuple[Step, ...]]:
-    """Return the convolution that lays out the vertical input patches, ``C * kh`` maps."""
-    return {COLUMNS: (unfold(layer.inputs, (layer.kernel[0], 1), layer.geometry.only(0)),)}
-
-
 def vertical_step(layer: Layer, weight: FloatArray) -> Step:
     """Return the ``kh x 1`` convolution."""
     return Step("spatial_v", weight, layer.geometry.only(0))
@@ -111,9 +97,3 @@ def vertical_step(layer: Layer, weight: FloatArray) -> Step:
 def horizontal_step(layer: Layer, weight: FloatArray) -> Step:
     """Return the ``1 x kw`` convolution."""
     return Step("spatial_h", np.asarray(weight, np.float32), layer.geometry.only(1))
-
-
-def vertical_features(layer: Layer, vertical: FloatArray) -> Features:
-    """Return the ``K * kw`` outputs of the vertical filters that one horizontal filter sees."""
-    window = unfold(len(vertical), (1, layer.kernel[1]), layer.geometry.only(1))
-    return Features(layer.input, (vertical_step(layer, vertical), window))
