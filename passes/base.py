@@ -12,6 +12,7 @@ The pipeline asks in this order, and never more than it needs:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,5 +124,5 @@ def aligned_ranks(largest: int, block: int) -> Sequence[int]:
 
 def hollow(*shape: int) -> FloatArray:
     """Return a constant array that takes no memory; the constant keeps activations near their size."""
-    fan_in = max(int(np.prod(shape[1:])), 1)
+    fan_in = max(math.prod(shape[1:]), 1)
     return np.broadcast_to(np.float32(1 / fan_in), shape)

@@ -14,6 +14,7 @@ Parameters:  K c kh + d K kw + d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Spatial(Pass):
     """Two one-dimensional convolutions in place of a two-dimensional one."""
 
     name = "spatial"
-    rank_names = ("K",)
+    rank_names: ClassVar[tuple[str, ...]] = ("K",)
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse what has not exactly two spatial axes with more than one tap each, and grouped convolutions."""
@@ -79,12 +80,8 @@ class Spatial(Pass):
         """Return the fitted chain."""
         (rank,) = setting
         vertical, horizontal = spatial_factors(layer.weight, rank, statistics[COLUMNS].covariance)
-        fitted = fit_low_rank(
-            samples,
-            layer.outputs,
-            prior=horizontal.reshape(layer.outputs, -1).T.astype(np.float64),
-            nonlinear=nonlinear,
-        )
+        prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
+        fitted = fit_low_rank(samples, layer.outputs, prior=prior, nonlinear=nonlinear)
         refitted = (fitted.left @ fitted.right.T).reshape(horizontal.shape)
         return Chain((vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32))
 
