@@ -78,7 +78,8 @@ def fit_low_rank(
         samples: Features, targets, shortcut and activation.
         rank: ``d'``, at most ``min(p, F)``.
         prior: The map ``T0 [p, F]`` the ridge draws to; zero when None.
-        ridge: Weight of that pull, relative to the mean variance of the features.
+        ridge: Weight of that pull, relative to the mean variance of the features. Behind an activation it counts for
+            more, since responses that are cut off do not pull the other way: the prior should be a good one.
         nonlinear: Whether ``r`` is taken into account; without, responses are compared before it (Eq. 4, 7).
     """
     mean = samples.features.mean(axis=0, dtype=np.float64)
