@@ -14,7 +14,7 @@ this is the GSVD of the paper, and for ``f = y`` it is PCA (Eq. 4).
 
 *Nonlinear*: auxiliary responses ``z`` take the place of ``y`` (Eq. 6). Alternate the regression of ``z`` on ``f``
 with the exact one-dimensional solutions for ``z`` (Eq. 9-11), 5 times with penalty 0.01 and 5 times with penalty 1;
-the paper's 25 and 25 lower the error on the samples a little more and that on other inputs no further
+the paper's 25 and 25 lower the error on the samples a little more and that on other inputs hardly any further
 (``benchmarks/solver.py``). Only ``f'z`` changes from one iteration to the next: ``L`` is computed once, and ``z``
 exists for one block of rows at a time.
 """
