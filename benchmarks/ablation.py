@@ -34,7 +34,7 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
-from onnxlowrank.passes.base import Features, Pass, Setting, Statistics
+from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
 from onnxlowrank.pipeline import plan_by_macs, with_shapes
 from onnxlowrank.progress import Silent
@@ -43,14 +43,13 @@ from onnxlowrank.progress import Silent
 class Paper3D(Asymmetric3D):
     """Zhang 2015, Sec. 3.5, as printed."""
 
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         vertical, horizontal = spatial_factors(layer.weight, setting[0])
-        return Features(layer.input, (vertical_step(layer, vertical), horizontal_step(layer, horizontal)))
+        steps = vertical_step(layer, vertical), horizontal_step(layer, horizontal)
+        return Draft(Chain(steps, layer.bias), Features(layer.input, steps))
 
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
-        vertical, horizontal = spatial_factors(layer.weight, setting[0])
+    def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
+        vertical, horizontal = (step.weight for step in draft.chain.steps)
         fitted = fit_low_rank(samples, setting[1], prior=np.eye(layer.outputs), nonlinear=nonlinear)
         reduced = np.tensordot(fitted.right.T, horizontal, axes=1)
         return chain_of(layer, vertical, reduced, fitted.left, fitted.bias)
@@ -59,14 +58,13 @@ class Paper3D(Asymmetric3D):
 class FilterReconstruction(Spatial):
     """Jaderberg 2014 on weights alone: no covariance, no regression."""
 
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
-        return Features(layer.output)
-
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         vertical, horizontal = spatial_factors(layer.weight, setting[0])
-        return Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias)
+        chain = Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias)
+        return Draft(chain, Features(layer.output))
+
+    def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
+        return draft.chain
 
 
 def configurations() -> dict[str, tuple[list[Pass], str, bool, bool]]:

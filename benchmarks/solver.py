@@ -22,7 +22,6 @@ from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.decompose import regression
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.fit import collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
@@ -62,11 +61,11 @@ def main() -> None:
     with Spool() as spool:
         statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())[layer.name]
         target = spool.read(layer.name)
-    wanted = method.features(layer, (args.setting,), statistics)
-    probe = Probe("probe", wanted.tensor, False, wanted.steps)
+    draft = method.draft(layer, (args.setting,), statistics)
+    wanted = draft.features
+    probe = Probe("probe", wanted.tensor, False, wanted.steps, wanted.window)
     features = np.concatenate([rows["probe"] for rows in sample(model, [probe], inputs, 0, lambda amount: None)])
-    _, horizontal = spatial_factors(layer.weight, args.setting, statistics["columns"].covariance)
-    prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
+    prior = draft.chain.steps[-1].weight.reshape(layer.outputs, -1).T.astype(np.float64)
 
     rows_per_input = len(features) // len(inputs)
     image = np.arange(len(features)) // rows_per_input

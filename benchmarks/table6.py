@@ -55,7 +55,7 @@ def main() -> None:
     with Spool() as spool:
         statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())
 
-    energies = {layer.name: cumulative_energy(statistics[layer.name][RESPONSE].covariance) for layer in layers}
+    energies = {layer.name: cumulative_energy(statistics[layer.name].moments[RESPONSE].covariance) for layer in layers}
 
     table = Table(title=f"Ranks by rank selection, {inputs.description}")
     for column in ("", *(layer.name for layer in layers)):

@@ -3,43 +3,98 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxlowrank.layer import FLAT, FloatArray, Geometry
+
+IntArray = NDArray[np.intp]
+
+GROUPED, SPLIT, DENSE = "grouped", "split", "dense"
+"""The forms a link with groups can be written in: a grouped Conv; one Conv a group between Split and Concat; one Conv
+with the groups written out as zeros, which permutes for free. Which is fastest depends on the provider."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One link of a chain.
+    """One link of a chain: a convolution of groups, with the order of its maps on either side.
 
     Attributes:
         name: What it does, e.g. ``spatial_v``; becomes part of the node's name.
         weight: ``[F, C/group, *kernel]``, or ``[F, C]`` in a chain for a fully connected layer.
         geometry: Strides, pads and dilations.
         group: Number of groups.
+        take: The input map that each of the ``C`` maps of the groups is, or None for their own order. Every input map
+            is taken; some may be taken twice, to fill groups of equal size.
+        give: The map of the convolution that each output map is, or None for their own order. Some may be left out.
+        split: Whether it is written as one Conv a group.
     """
 
     name: str
     weight: FloatArray
     geometry: Geometry = FLAT
     group: int = 1
+    take: IntArray | None = None
+    give: IntArray | None = None
+    split: bool = False
 
     @property
     def kernel(self) -> tuple[int, ...]:
         """Spatial extent of the kernel."""
         return tuple(self.weight.shape[2:])
 
+    @property
+    def taken(self) -> IntArray:
+        """The input maps of the groups, one group after the other."""
+        return np.arange(self.weight.shape[1] * self.group) if self.take is None else self.take
+
+    @property
+    def given(self) -> IntArray:
+        """The maps of the convolution that become the output maps."""
+        return np.arange(self.weight.shape[0]) if self.give is None else self.give
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms worth a measurement; first the one to take where nothing is measured, which adds no operations.
+
+        One Conv with zeros for the groups has ``group`` times the operations, which may pay for 1x1 alone. Truly
+        depthwise convolutions are fast as they are; groups of one map that feeds many are not.
+        """
+        maps = self.weight.shape[1]
+        if self.group == 1 or maps == 1 == self.weight.shape[0] // self.group:
+            return (DENSE if self.group == 1 else GROUPED,)
+        if math.prod(self.kernel) == 1:
+            return GROUPED, DENSE, SPLIT
+        return (SPLIT, GROUPED) if maps == 1 else (GROUPED, SPLIT)
+
+    def lowered(self, form: str) -> Step:
+        """Return the equal step in another form."""
+        if form == DENSE:
+            return Step(self.name, self.dense_weight(), self.geometry)
+        return replace(self, split=form == SPLIT)
+
     def dense_weight(self) -> FloatArray:
-        """Return the weight with its groups written out: ``[F, C, *kernel]``."""
-        if self.group == 1:
+        """Return the weight with its groups and orders written out: ``[F, C, *kernel]``."""
+        if self.group == 1 and self.take is None and self.give is None:
             return self.weight
         f, c = self.weight.shape[0] // self.group, self.weight.shape[1]
-        dense = np.zeros((self.weight.shape[0], c * self.group, *self.kernel), self.weight.dtype)
+        dense = np.zeros((self.weight.shape[0], int(self.taken.max()) + 1, *self.kernel), self.weight.dtype)
         for g in range(self.group):
-            dense[g * f : (g + 1) * f, g * c : (g + 1) * c] = self.weight[g * f : (g + 1) * f]
-        return dense
+            rows = slice(g * f, (g + 1) * f)
+            for i, source in enumerate(self.taken[g * c : (g + 1) * c]):
+                dense[rows, source] += self.weight[rows, i]
+        return dense if self.give is None else dense[self.give]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one position of a convolution sees: ``kernel`` taps of every map, placed as ``geometry`` says."""
+
+    kernel: tuple[int, ...]
+    geometry: Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +114,15 @@ class Chain:
         for step in self.steps[1:]:
             dense = _compose(dense, step.dense_weight())
         return dense
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The form of every link to take where nothing is measured."""
+        return tuple(step.forms[0] for step in self.steps)
+
+    def lowered(self, forms: Sequence[str]) -> Chain:
+        """Return the equal chain whose links are written in these forms."""
+        return Chain(tuple(step.lowered(form) for step, form in zip(self.steps, forms, strict=True)), self.bias)
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
         """Return the multiply-accumulates for one sample of an input of ``input_shape`` (batch included)."""
@@ -87,14 +151,3 @@ def _compose(first: FloatArray, second: FloatArray) -> FloatArray:
     kernel = [a * b for a, b in zip(first.shape[2:], second.shape[2:], strict=True)]
     composed: FloatArray = product.transpose(order).reshape(second.shape[0], first.shape[1], *kernel)
     return composed
-
-
-def unfold(channels: int, kernel: tuple[int, ...], geometry: Geometry) -> Step:
-    """Return the convolution that lays out, at every output position, the patch under a kernel.
-
-    Output map ``c * prod(kernel) + i`` is tap ``i`` (row-major) of input map ``c``. It is an im2col with exactly the
-    strides, pads and dilations of the convolution it prepares, whatever they are.
-    """
-    taps = math.prod(kernel)
-    one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel)
-    return Step("unfold", np.tile(one_hot, (channels, *(1,) * (len(kernel) + 1))), geometry, group=channels)

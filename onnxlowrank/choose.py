@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting, Statistics
+from onnxlowrank.passes.base import KEEP, LOWEST_ENERGY, Candidate, Pass, Setting, Statistics
 
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""
 
-LOWEST_ENERGY = 0.8
-"""A setting predicted to lose more than a fifth of a response's variance is no approximation and is not offered."""
+
+@dataclass(frozen=True)
+class ByHand:
+    """What ``--rank`` asks for in one layer: ranks, or the share of the response's variance to keep.
+
+    Attributes:
+        setting: The ranks; empty for the cheapest setting that is predicted to keep ``energy``.
+        energy: In (0, 1).
+        method: Name of the pass, or None for any.
+    """
+
+    setting: Setting = ()
+    energy: float = 0.0
+    method: str | None = None
+
+    def __str__(self) -> str:
+        ranks = "x".join(map(str, self.setting)) or f"{100 * self.energy:g}%"
+        return ranks if self.method is None else f"{self.method}:{ranks}"
+
+
+Ranks = Setting | ByHand
 
 
 def suit(
@@ -45,21 +65,34 @@ def suit(
     return suited, reasons
 
 
-def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Setting]) -> dict[str, Candidate]:
-    """Return a candidate for every layer whose ranks were given by hand: of the first pass with that many ranks."""
+def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Ranks]) -> dict[str, ByHand]:
+    """Return what was asked for by hand, checked and with the pass that does it.
+
+    Where no pass is named, ranks are for the first one, in the order of names, that takes so many.
+    """
     chosen = {}
     known = {layer.name: layer for layer in layers}
-    for name, setting in ranks.items():
-        shown = f"--rank {name}={'x'.join(map(str, setting))}"
+    for name, given in ranks.items():
+        asked = given if isinstance(given, ByHand) else ByHand(tuple(given))
+        shown = f"--rank {name}={asked}"
         if name not in known:
             raise OptionError(f"{shown}: there is no layer {name}; layers are {_some_names(layers)}")
-        fitting = [one for one in suited.get(name, {}).values() if len(one.rank_names) == len(setting)]
+        offered = suited.get(name, {})
+        if asked.method is not None and asked.method not in offered:
+            raise OptionError(f"{shown}: no pass {asked.method} suits this layer; choose from {', '.join(offered)}")
+        willing = [one for one in offered.values() if asked.method in (None, one.name)]
+        if not asked.setting:
+            if not 0 < asked.energy < 1:
+                raise OptionError(f"{shown}: the share of the response to keep is between 0 and 100 %")
+            chosen[name] = asked
+            continue
+        fitting = [one for one in willing if len(one.rank_names) == len(asked.setting)]
         if not fitting:
-            raise OptionError(f"{shown}: no pass chosen for this layer takes {len(setting)} rank(s)")
+            raise OptionError(f"{shown}: no pass chosen for this layer takes {len(asked.setting)} rank(s)")
         limits = fitting[0].limits(known[name])
-        if any(not 1 <= rank <= limit for rank, limit in zip(setting, limits, strict=True)):
+        if any(not 1 <= rank <= limit for rank, limit in zip(asked.setting, limits, strict=True)):
             raise OptionError(f"{shown}: {fitting[0].name} takes ranks from 1 to {'x'.join(map(str, limits))} here")
-        chosen[name] = fitting[0].candidate(known[name], setting, energy=1.0)
+        chosen[name] = replace(asked, method=fitting[0].name)
     return chosen
 
 
@@ -67,16 +100,24 @@ def offer(
     layer: Layer,
     suited: Suited,
     statistics: Mapping[str, Statistics],
-    by_hand: Mapping[str, Candidate],
+    by_hand: Mapping[str, ByHand],
     block: int,
 ) -> list[Candidate]:
-    """Return what a layer offers: "keep", and every sensible setting of every pass; or the setting chosen by hand."""
-    if layer.name in by_hand:
-        return [by_hand[layer.name]]
-    offered = [Candidate(layer.name, KEEP, (), layer.macs, 1.0)]
-    for one in suited.get(layer.name, {}).values():
-        offered += [c for c in one.candidates(layer, statistics[layer.name], block) if c.energy >= LOWEST_ENERGY]
-    return offered
+    """Return what a layer offers: "keep", and every sensible setting of every pass; or what was chosen by hand."""
+    keep = Candidate(layer.name, KEEP, (), layer.macs, 1.0)
+    asked, passes = by_hand.get(layer.name), suited.get(layer.name, {})
+    if asked is not None and asked.setting:
+        return [passes[asked.method or ""].candidate(layer, asked.setting, energy=1.0)]
+    offered = [
+        candidate
+        for one in passes.values()
+        if asked is None or asked.method in (None, one.name)
+        for candidate in one.candidates(layer, statistics[layer.name], block)
+    ]
+    if asked is not None:
+        enough = [candidate for candidate in offered if candidate.energy >= asked.energy]
+        return [min(enough, key=lambda candidate: candidate.cost, default=keep)]
+    return [keep, *(candidate for candidate in offered if candidate.energy >= LOWEST_ENERGY)]
 
 
 def _some_names(layers: Sequence[Layer]) -> str:

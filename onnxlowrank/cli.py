@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.choose import ByHand
 from onnxlowrank.errors import OnnxLowRankError, OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
-from onnxlowrank.passes.base import Setting
+from onnxlowrank.passes import pass_names
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.progress import Advance
 from onnxlowrank.report.table import print_result
@@ -105,9 +106,7 @@ def optimize(
     channels: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
     provider: Annotated[str, typer.Option(help="cpu or cuda: where latency is measured.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
-    passes: Annotated[
-        str | None, typer.Option(help="Methods to choose from: channel, spatial, asymmetric3d, fully_connected.")
-    ] = None,
+    passes: Annotated[str | None, typer.Option(help=f"Methods to choose from: {', '.join(pass_names())}.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
     ] = None,
@@ -116,11 +115,18 @@ def optimize(
     ] = None,
     rank: Annotated[
         list[str] | None,
-        typer.Option(help="Ranks by hand, e.g. conv3_2=48x64; may be repeated.", metavar="LAYER=RANKS"),
+        typer.Option(
+            help="Ranks by hand, e.g. conv3_2=48x64, conv1=monochromatic:6, or fc6=95% to keep that share of the "
+            "response; may be repeated.",
+            metavar="LAYER=[PASS:]RANKS",
+        ),
     ] = None,
     selection: Annotated[
         str, typer.Option(help="energy: ranks chosen for the whole network; uniform: all layers cut alike.")
     ] = "energy",
+    metric: Annotated[
+        str, typer.Option(help="Of kernel errors, before the refit to responses: data, frobenius or mahalanobis.")
+    ] = "data",
     linear: Annotated[bool, typer.Option("--linear", help="Fit before the activations, not through them.")] = False,
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
@@ -163,6 +169,7 @@ def optimize(
             exclude=exclude or (),
             ranks=dict(_rank(text) for text in rank or ()),
             selection=selection,
+            metric=metric,
             nonlinear=not linear,
             asymmetric=not symmetric,
             seed=seed,
@@ -223,12 +230,16 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
     return sizes[0], sizes[-1]
 
 
-def _rank(text: str) -> tuple[str, Setting]:
-    layer, separator, ranks = text.rpartition("=")
+def _rank(text: str) -> tuple[str, ByHand]:
+    layer, separator, asked = text.rpartition("=")
+    method, _, ranks = asked.rpartition(":")
     try:
-        setting = tuple(int(part) for part in ranks.split("x"))
+        share = float(ranks.removesuffix("%")) / 100 if ranks.endswith("%") else 0.0
+        setting = () if ranks.endswith("%") else tuple(int(part) for part in ranks.split("x"))
     except ValueError:
-        setting = ()
-    if not (separator and layer and setting):
-        raise OptionError(f"--rank {text} is not understood; write --rank LAYER=64 or --rank LAYER=48x64")
-    return layer, setting
+        separator = ""
+    if not (separator and layer):
+        raise OptionError(
+            f"--rank {text} is not understood; write --rank LAYER=64, LAYER=48x64, LAYER=svd:32x64 or LAYER=95%"
+        )
+    return layer, ByHand(setting, share, method or None)

@@ -111,6 +111,16 @@ class Layer:
         return tuple(self.weight.shape[2:])
 
     @property
+    def taps(self) -> int:
+        """Number of taps of the kernel; 1 for a fully connected layer."""
+        return math.prod(self.kernel)
+
+    @property
+    def folded(self) -> NDArray[np.float64]:
+        """The weight as a 3-tensor ``[F, C/group, taps]``."""
+        return self.weight.reshape(*self.weight.shape[:2], -1).astype(np.float64)
+
+    @property
     def outputs(self) -> int:
         """Number ``F`` of output maps."""
         return int(self.weight.shape[0])

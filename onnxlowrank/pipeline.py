@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -18,26 +19,30 @@ from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.synthetic import synthetic_inputs
 from onnxlowrank.chain import Chain
-from onnxlowrank.choose import Suited, offer, set_by_hand, suit
+from onnxlowrank.choose import Ranks, Suited, offer, set_by_hand, suit
 from onnxlowrank.cost.block import channel_block
+from onnxlowrank.cost.cache import Cache
+from onnxlowrank.cost.chains import ChainTimer, fastest_forms
 from onnxlowrank.cost.latency import Latency, measure, ratio
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate import Agreement, compare_outputs
-from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.fit import collect_statistics, default_forms, fit_plan
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, Candidate, Setting
+from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
 from onnxlowrank.runtime import Target, all_threads, open_session, running
 from onnxlowrank.search import Found, Network, search_plan
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.verify import verify_interface
+from onnxlowrank.weigh import METRICS, metric_of
 
 SELECTIONS = {"energy": select_by_energy, "uniform": select_uniformly}
 TARGETS = ("latency", "macs")
@@ -62,8 +67,9 @@ def optimize(
     passes: Sequence[str] | None = None,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    ranks: Mapping[str, Setting] | None = None,
+    ranks: Mapping[str, Ranks] | None = None,
     selection: str = "energy",
+    metric: str = "data",
     nonlinear: bool = True,
     asymmetric: bool = True,
     seed: int = 0,
@@ -87,9 +93,12 @@ def optimize(
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
-        ranks: Settings by hand, by layer name.
+        ranks: By layer name, settings by hand, or :class:`onnxlowrank.choose.ByHand`.
         selection: ``energy`` chooses ranks for the whole network (Zhang 2015, Eq. 13-14), ``uniform`` cuts all layers
             alike.
+        metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is
+            refitted to responses: ``data`` covariance, ``frobenius``, or ``mahalanobis`` (gradients of the network,
+            through the ``finetune`` extra).
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
         seed: Of the sampled positions and the synthetic images.
@@ -103,7 +112,7 @@ def optimize(
     start = time.perf_counter()
     progress = Silent() if progress is None else progress
     where = Target(provider, threads)
-    _check_options(speedup, target, selection, seed)
+    _check_options(speedup, target, selection, metric, seed)
     if output is not None:
         check_destination(model, output)
     where.check()
@@ -123,21 +132,34 @@ def optimize(
     by_hand = set_by_hand(layers, suited, ranks or {})
 
     with Spool() as spool:
-        statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress)
+        weigh = metric_of(metric, normalised, layers, suited, inputs, progress)
+        statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress, weigh)
         block = channel_block(provider)
         candidates = {layer.name: offer(layer, suited, statistics, by_hand, block) for layer in layers}
+        forms = partial(fastest_forms, ChainTimer(where, Cache())) if target == "latency" else default_forms
         wanted = speedup
         for _ in range(_ATTEMPTS):
             if target == "latency":
                 select = SELECTIONS[selection]
-                network = Network(original, normalised, layers, suited, candidates)
+                network = Network(original, normalised, layers, suited, candidates, forms)
                 found = search_plan(network, wanted, select, inputs[0], where, progress)
             else:
                 found = plan_by_macs(layers, candidates, speedup, selection)
             chains = fit_plan(
-                normalised, layers, found.plan, suited, statistics, inputs, spool, seed, progress, nonlinear, asymmetric
+                normalised,
+                layers,
+                found.plan,
+                suited,
+                statistics,
+                inputs,
+                spool,
+                seed,
+                progress,
+                nonlinear,
+                asymmetric,
+                forms,
             )
-            optimised = rewrite(normalised, layers, chains) if chains else original
+            optimised = fold_gathers(rewrite(normalised, layers, chains)) if chains else original
             before, after = _measure(original, optimised, inputs, where, progress)
             measured = ratio(before, after)
             if target == "macs" or not found.reached or measured >= speedup:
@@ -169,13 +191,15 @@ def optimize(
     return result
 
 
-def _check_options(speedup: float, target: str, selection: str, seed: int) -> None:
+def _check_options(speedup: float, target: str, selection: str, metric: str, seed: int) -> None:
     if not (math.isfinite(speedup) and speedup > 1):
         raise OptionError(f"--speedup {speedup:g} makes no sense; give a number above 1, e.g. 2")
     if target not in TARGETS:
         raise OptionError(f"--target {target} is unknown; choose from {', '.join(TARGETS)}")
     if selection not in SELECTIONS:
         raise OptionError(f"--selection {selection} is unknown; choose from {', '.join(SELECTIONS)}")
+    if metric not in METRICS:
+        raise OptionError(f"--metric {metric} is unknown; choose from {', '.join(METRICS)}")
     if seed < 0:
         raise OptionError(f"--seed {seed} makes no sense; give 0 or more")
 

@@ -16,6 +16,8 @@ from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
 from onnxlowrank.choose import Suited
 from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.fit import Forms
+from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate
@@ -42,6 +44,7 @@ class Network:
         layers: Its layers.
         suited: The passes of every layer.
         candidates: What the layers offer, "keep" among it.
+        forms: Chooses how chains are written.
     """
 
     original: onnx.ModelProto
@@ -49,6 +52,7 @@ class Network:
     layers: Sequence[Layer]
     suited: Suited
     candidates: Mapping[str, Sequence[Candidate]]
+    forms: Forms
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +87,8 @@ def search_plan(
 
     def time_share(plan: Plan) -> float:
         """Return the outline's time as a share of the original network's."""
-        outline = rewrite(network.model, network.layers, outlines(plan, network.layers, network.suited))
-        before, after = measure([network.original, outline], feeds, target, seconds=5.0)
+        outline = rewrite(network.model, network.layers, outlines(network, plan))
+        before, after = measure([network.original, fold_gathers(outline)], feeds, target, seconds=5.0)
         advance(1)
         return 1 / ratio(before, after)
 
@@ -127,13 +131,14 @@ def _merit(found: Found) -> tuple[bool, float]:
     return found.reached, -found.speedup if found.reached else found.speedup
 
 
-def outlines(plan: Plan, layers: Sequence[Layer], suited: Suited) -> dict[str, Chain]:
-    """Return for every rewritten layer of a plan a chain of the right shapes."""
+def outlines(network: Network, plan: Plan) -> dict[str, Chain]:
+    """Return for every rewritten layer of a plan a chain of the right shapes, as it would be written."""
     chosen = {}
-    for layer in layers:
+    for layer in network.layers:
         candidate = plan[layer.name]
         if candidate.method != KEEP:
-            chosen[layer.name] = suited[layer.name][candidate.method].outline(layer, candidate.setting)
+            outline = network.suited[layer.name][candidate.method].outline(layer, candidate.setting)
+            chosen[layer.name] = outline.lowered(network.forms(layer, outline))
     return chosen
 
 

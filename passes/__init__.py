@@ -11,6 +11,11 @@ from onnxlowrank.passes.base import Pass
 GROUP = "onnxlowrank.passes"
 
 
+def pass_names() -> list[str]:
+    """Return the names of all registered passes."""
+    return sorted(entry.name for entry in entry_points(group=GROUP))
+
+
 def load_passes(names: Sequence[str] | None = None) -> tuple[Pass, ...]:
     """Return the registered passes called ``names``, in that order, or all of them in the order of their names.
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
+from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import cumulative_energy
 from onnxlowrank.layer import FloatArray, Geometry, Layer
-from onnxlowrank.passes.base import RESPONSE, Candidate, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, hollow
 from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
 
 
@@ -42,8 +42,8 @@ class Asymmetric3D(Spatial):
 
         The paper fixes both by letting each contribute the square root of the speed-up; here the selection decides.
         """
-        spatial = spatial_energy(layer.weight, statistics[COLUMNS].covariance)
-        channel = cumulative_energy(statistics[RESPONSE].covariance)
+        spatial = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
+        channel = cumulative_energy(statistics.moments[RESPONSE].covariance)
         for vertical in aligned_ranks(len(spatial) - 1, block):
             for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):
                 candidate = self.candidate(layer, (vertical, rank), float(spatial[vertical] * channel[rank]))
@@ -67,16 +67,13 @@ class Asymmetric3D(Spatial):
             hollow(layer.outputs),
         )
 
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
-        """Return the fitted chain."""
-        rank = setting[1]
-        vertical, horizontal = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
-        prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
+    def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
+        """Return the draft's vertical filters, and the low-rank map fitted behind them."""
+        rank, (vertical, horizontal) = setting[1], draft.chain.steps
+        prior = horizontal.weight.reshape(layer.outputs, -1).T.astype(np.float64)
         fitted = fit_low_rank(samples, rank, prior=prior, nonlinear=nonlinear)
-        reduced = fitted.right.T.reshape(rank, *horizontal.shape[1:])
-        return chain_of(layer, vertical, reduced, fitted.left, fitted.bias)
+        reduced = fitted.right.T.reshape(rank, *horizontal.weight.shape[1:])
+        return chain_of(layer, vertical.weight, reduced, fitted.left, fitted.bias)
 
 
 def chain_of(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray) -> Chain:

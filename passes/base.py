@@ -6,8 +6,8 @@ The pipeline asks in this order, and never more than it needs:
 2. :meth:`Pass.moments`: which covariances should be collected from the original network?
 3. :meth:`Pass.candidates`: which settings are there, what do they cost, how much of the response do they keep?
 4. :meth:`Pass.outline`: a chain of the setting's shape, to count and to time before anything is fitted.
-5. :meth:`Pass.features`: what is to be sampled from the rewritten prefix?
-6. :meth:`Pass.fit`: the chain.
+5. :meth:`Pass.draft`: the chain by weights and statistics alone, and what is to be sampled from the rewritten prefix.
+6. :meth:`Pass.fit`: the chain, its last link refitted to the network's true responses.
 """
 
 from __future__ import annotations
@@ -15,20 +15,41 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step
+from onnxlowrank.chain import Chain, Step, Window
+from onnxlowrank.decompose.metric import Metric, frobenius
 from onnxlowrank.decompose.moments import Moments
-from onnxlowrank.decompose.regression import Samples
+from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.decompose.spectrum import Float64Array
 from onnxlowrank.layer import FloatArray, Layer
 
 KEEP = "keep"
 RESPONSE = "response"
 Setting = tuple[int, ...]
-Statistics = Mapping[str, Moments]
+NO_METRIC = frobenius(1, 1, 1)
+
+LOWEST_ENERGY = 0.8
+"""A setting predicted to lose more than a fifth of a response's variance is no approximation and is not offered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What calibration found out about one layer.
+
+    Attributes:
+        moments: Of the response, and of what its passes asked for.
+        data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
+            predicted with it. Given if a pass weighs.
+        metric: The metric to decompose the kernel under, likewise.
+    """
+
+    moments: Mapping[str, Moments]
+    data: Metric = NO_METRIC
+    metric: Metric = NO_METRIC
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,32 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Features:
-    """A tensor of the network and the convolutions to apply to it; their output is what the fit sees."""
+    """What is sampled: a tensor, behind convolutions, and under a window if there is one.
+
+    Attributes:
+        tensor: Name of a tensor of the network.
+        steps: Convolutions to apply to it.
+        window: Patches ``[channels * taps]`` are sampled instead of single positions ``[channels]``.
+    """
 
     tensor: str
     steps: tuple[Step, ...] = ()
+    window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A chain as the weights and the statistics alone give it, and what its fit to responses wants sampled."""
+
+    chain: Chain
+    features: Features
+
+
+def draft_of(layer: Layer, chain: Chain) -> Draft:
+    """Return the draft whose last link is to be refitted: its features are what that link sees."""
+    last = chain.steps[-1]
+    window = Window(last.kernel, last.geometry) if math.prod(last.kernel) > 1 else None
+    return Draft(chain, Features(layer.input, chain.steps[:-1], window))
 
 
 class Pass(ABC):
@@ -65,20 +108,22 @@ class Pass(ABC):
         name: What ``--passes`` calls it.
         ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
         rank_names: What the entries of a setting are called.
+        weighs: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
     """
 
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]] = ("Conv",)
     rank_names: ClassVar[tuple[str, ...]]
+    weighs: ClassVar[bool] = False
 
     @abstractmethod
     def refusal(self, layer: Layer) -> str | None:
         """Return why the method does not suit a layer of its ``ops``, e.g. ``group=32``, or None when it does."""
 
-    def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
-        """Return, by name, the convolutions of the layer's input whose outputs' covariances the pass needs.
+    def moments(self, layer: Layer) -> dict[str, Features]:
+        """Return, by name, what the pass needs the covariance of.
 
-        The covariance of the response is always there, as ``response``.
+        The covariance of the response is always there, as ``response``; with :attr:`weighs`, the patches' as well.
         """
         return {}
 
@@ -95,26 +140,43 @@ class Pass(ABC):
         """Return a chain with the shapes of the setting and constant weights that take no memory."""
 
     @abstractmethod
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
-        """Return what the fit wants sampled."""
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the chain of the setting before any fit to responses, and what the fit wants sampled."""
 
-    @abstractmethod
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
-        """Return the chain of the setting, fitted to the samples.
+    def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
+        """Return the chain of the setting, fitted to the samples: here, the last link of the draft is.
 
         Args:
             layer: The layer, with its true weight.
             setting: The ranks.
-            statistics: Moments of the original network.
+            draft: From :meth:`draft`.
             samples: The features asked for and the original network's preactivations, at the same positions.
             nonlinear: Whether the activation is taken into account.
         """
+        return refit_last(draft.chain, samples, nonlinear)
+
+    def by_rank(self, layer: Layer, energy: Float64Array, block: int) -> Iterator[Candidate]:
+        """Yield the settings of a single, aligned rank that cost less than the layer; ``energy[rank]`` is kept."""
+        for rank in aligned_ranks(len(energy) - 1, block):
+            candidate = self.candidate(layer, (rank,), float(energy[rank]))
+            if candidate.cost < layer.macs:
+                yield candidate
 
     def candidate(self, layer: Layer, setting: Setting, energy: float) -> Candidate:
         """Return the candidate of one setting, its cost counted on the outline: every factor, 1x1 ones too."""
         return Candidate(layer.name, self.name, setting, self.outline(layer, setting).macs(layer.input_shape), energy)
+
+
+def small_or_grouped(layer: Layer) -> str | None:
+    """Return why a method that takes kernels of several taps apart does not suit a layer."""
+    if layer.group > 1:
+        return f"group={layer.group}"
+    return None if layer.taps > 1 else f"kernel {'x'.join(map(str, layer.kernel))}"
+
+
+def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:
+    """Return a matrix ``[F, C]`` as the kernel of a 1x1 convolution."""
+    return weight.astype(np.float32, copy=False).reshape(*weight.shape, *(1,) * len(layer.kernel))
 
 
 def aligned_ranks(largest: int, block: int) -> Sequence[int]:
@@ -126,3 +188,28 @@ def hollow(*shape: int) -> FloatArray:
     """Return a constant array that takes no memory; the constant keeps activations near their size."""
     fan_in = max(math.prod(shape[1:]), 1)
     return np.broadcast_to(np.float32(1 / fan_in), shape)
+
+
+def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
+    """Return the chain with its last link and its bias regressed on what that link sees, group by group.
+
+    Args:
+        chain: A draft; a small ridge draws to its last link.
+        samples: Features ``[n, C * taps]``: the maps of the link before, or their patches.
+        nonlinear: Whether the activation is taken into account.
+    """
+    last = chain.steps[-1]
+    weight, bias = np.zeros_like(last.weight), np.zeros(len(last.given), np.float32)
+    taps, f, c = math.prod(last.kernel), last.weight.shape[0] // last.group, last.weight.shape[1]
+    for g in range(last.group):
+        rows = np.arange(g * f, (g + 1) * f)
+        outputs = np.flatnonzero(np.isin(last.given, rows))
+        rows = last.given[outputs]
+        taken = last.taken[g * c : (g + 1) * c]
+        columns = (taken[:, None] * taps + np.arange(taps)).ravel()
+        part = samples if last.group == 1 else samples.part(columns, outputs)
+        prior = last.weight[rows].reshape(len(rows), -1).T.astype(np.float64)
+        fitted = fit_low_rank(part, len(rows), prior=prior, nonlinear=nonlinear)
+        weight[rows] = (fitted.left @ fitted.right.T).reshape(len(rows), *last.weight.shape[1:])
+        bias[outputs] = fitted.bias
+    return Chain((*chain.steps[:-1], replace(last, weight=weight)), bias)

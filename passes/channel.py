@@ -21,9 +21,18 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import cumulative_energy
+from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 from onnxlowrank.layer import Geometry, Layer
-from onnxlowrank.passes.base import RESPONSE, Candidate, Features, Pass, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.base import (
+    RESPONSE,
+    Candidate,
+    Draft,
+    Features,
+    Pass,
+    Setting,
+    Statistics,
+    hollow,
+)
 
 
 class Channel(Pass):
@@ -38,11 +47,7 @@ class Channel(Pass):
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``d'``; the energy is that of the responses' principal components (Eq. 13)."""
-        energy = cumulative_energy(statistics[RESPONSE].covariance)
-        for rank in aligned_ranks(layer.outputs, block):
-            candidate = self.candidate(layer, (rank,), float(energy[rank]))
-            if candidate.cost < layer.macs:
-                yield candidate
+        yield from self.by_rank(layer, cumulative_energy(statistics.moments[RESPONSE].covariance), block)
 
     def limits(self, layer: Layer) -> Setting:
         """Return the number of filters."""
@@ -53,21 +58,24 @@ class Channel(Pass):
         (rank,) = setting
         return _chain(layer, hollow(rank, *layer.weight.shape[1:]), hollow(layer.outputs, rank), hollow(layer.outputs))
 
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
-        """Ask for the layer's own responses in the rewritten prefix."""
-        return Features(layer.output)
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the projection onto the responses' principal axes (Eq. 4); ask for the layer's own responses."""
+        moments = statistics.moments[RESPONSE]
+        _, axes = principal_axes(moments.covariance, setting[0])
+        bias = moments.mean - axes @ (axes.T @ moments.mean)
+        return Draft(_project(layer, axes, axes, bias), Features(layer.output))
 
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
-        """Return the fitted chain."""
-        (rank,) = setting
-        fitted = fit_low_rank(samples, rank, prior=np.eye(layer.outputs), nonlinear=nonlinear)
-        bias = fitted.bias
-        if layer.bias is not None:  # the features hold the layer's bias, the new filters don't
-            bias = bias + fitted.left @ (fitted.right.T @ layer.bias)
-        reduced = np.tensordot(fitted.right.T, layer.weight, axes=1)
-        return _chain(layer, reduced, fitted.left, bias)
+    def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
+        """Return the chain of the low-rank regression of the responses on those in the rewritten prefix."""
+        fitted = fit_low_rank(samples, setting[0], prior=np.eye(layer.outputs), nonlinear=nonlinear)
+        return _project(layer, fitted.left, fitted.right, fitted.bias)
+
+
+def _project(layer: Layer, left: np.ndarray, right: np.ndarray, bias: np.ndarray) -> Chain:
+    """Return the chain for ``y -> P Q' y + b`` behind the layer."""
+    if layer.bias is not None:  # the responses hold the layer's bias, the new filters don't
+        bias = bias + left @ (right.T @ layer.bias)
+    return _chain(layer, np.tensordot(right.T, layer.weight, axes=1), left, bias)
 
 
 def _chain(layer: Layer, reduced: np.ndarray, restore: np.ndarray, bias: np.ndarray) -> Chain:

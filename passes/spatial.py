@@ -18,11 +18,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step, unfold
-from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
 from onnxlowrank.layer import FloatArray, Layer
-from onnxlowrank.passes.base import Candidate, Features, Pass, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.base import (
+    Candidate,
+    Draft,
+    Features,
+    Pass,
+    Setting,
+    Statistics,
+    draft_of,
+    hollow,
+)
 
 COLUMNS = "columns"
 
@@ -41,17 +49,13 @@ class Spatial(Pass):
             return f"kernel {'x'.join(map(str, layer.kernel))}"
         return None
 
-    def moments(self, layer: Layer) -> dict[str, tuple[Step, ...]]:
+    def moments(self, layer: Layer) -> dict[str, Features]:
         """Ask for the covariance of the vertical input patches."""
-        return {COLUMNS: (unfold(layer.inputs, (layer.kernel[0], 1), layer.geometry.only(0)),)}
+        return {COLUMNS: Features(layer.input, (), Window((layer.kernel[0], 1), layer.geometry.only(0)))}
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``K``."""
-        energy = spatial_energy(layer.weight, statistics[COLUMNS].covariance)
-        for rank in aligned_ranks(len(energy) - 1, block):
-            candidate = self.candidate(layer, (rank,), float(energy[rank]))
-            if candidate.cost < layer.macs:
-                yield candidate
+        yield from self.by_rank(layer, spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance), block)
 
     def limits(self, layer: Layer) -> Setting:
         """Return the rank of the folded kernel."""
@@ -68,22 +72,11 @@ class Spatial(Pass):
             hollow(layer.outputs),
         )
 
-    def features(self, layer: Layer, setting: Setting, statistics: Statistics) -> Features:
-        """Ask for the outputs of ``V`` under each horizontal filter."""
-        vertical, _ = spatial_factors(layer.weight, setting[0], statistics[COLUMNS].covariance)
-        window = unfold(len(vertical), (1, layer.kernel[1]), layer.geometry.only(1))
-        return Features(layer.input, (vertical_step(layer, vertical), window))
-
-    def fit(
-        self, layer: Layer, setting: Setting, statistics: Statistics, samples: Samples, nonlinear: bool = True
-    ) -> Chain:
-        """Return the fitted chain."""
-        (rank,) = setting
-        vertical, horizontal = spatial_factors(layer.weight, rank, statistics[COLUMNS].covariance)
-        prior = horizontal.reshape(layer.outputs, -1).T.astype(np.float64)
-        fitted = fit_low_rank(samples, layer.outputs, prior=prior, nonlinear=nonlinear)
-        refitted = (fitted.left @ fitted.right.T).reshape(horizontal.shape)
-        return Chain((vertical_step(layer, vertical), horizontal_step(layer, refitted)), fitted.bias.astype(np.float32))
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the two factors by the SVD under the covariance of the vertical patches."""
+        covariance = statistics.moments[COLUMNS].covariance
+        vertical, horizontal = spatial_factors(layer.weight, setting[0], covariance)
+        return draft_of(layer, Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias))
 
 
 def vertical_step(layer: Layer, weight: FloatArray) -> Step:

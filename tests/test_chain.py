@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import convolve
 
-from onnxlowrank.chain import Chain, Step, unfold
+from onnxlowrank.chain import DENSE, GROUPED, SPLIT, Chain, Step
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.layer import FLAT, Geometry
 
@@ -104,6 +104,42 @@ def test_groups_written_out_compute_the_same(kernel, group, filters, channels):
     assert error(run(conv_model(step.weight, group=group), x=x)[0], run(conv_model(dense), x=x)[0]) <= 1e-5
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_orders_written_out(group, filters, channels, takes, gives, seed):
+    """A map taken twice counts twice; a map not given is left out."""
+    rng = np.random.default_rng(seed)
+    weight = normal(rng, group * filters, channels, 3)
+    inputs = max(group * channels - 1, 1)
+    take = np.concatenate([rng.permutation(inputs), rng.integers(0, inputs, group * channels - inputs)])
+    give = rng.permutation(group * filters)[: max(group * filters - 1, 1)]
+    step = Step("w", weight, group=group, take=take if takes else None, give=give if gives else None)
+    x = rng.standard_normal((inputs if takes else group * channels, 3)).astype(np.float32)
+    maps = x[take] if takes else x
+    expected = np.einsum("fct,ct->f", grouped_out(weight, group), maps)
+    expected = expected[give] if gives else expected
+    assert error(np.einsum("fct,ct->f", step.dense_weight(), x), expected) < 1e-5
+    assert error(np.einsum("fct,ct->f", step.lowered(DENSE).weight, x), expected) < 1e-5
+
+
+def test_forms_worth_a_measurement():
+    def forms(f, c, group, *kernel, **order):
+        return Step("w", np.zeros((f, c, *kernel)), group=group, **order).forms
+
+    assert forms(8, 4, 1, 3, 3) == (DENSE,)
+    assert forms(8, 1, 8, 3, 3) == (GROUPED,)  # truly depthwise
+    assert forms(8, 1, 4, 3, 3) == (SPLIT, GROUPED)
+    assert forms(8, 4, 2, 3, 3) == (GROUPED, SPLIT)
+    assert forms(8, 4, 2, 1, 1) == (GROUPED, DENSE, SPLIT)
+    chain = Chain((Step("a", np.ones((4, 2, 1, 1)), group=2), Step("b", np.ones((8, 2, 3, 3)), group=2)))
+    assert chain.forms == (GROUPED, GROUPED)
+    lowered = chain.lowered((DENSE, SPLIT))
+    assert [step.split for step in lowered.steps] == [False, True]
+    assert lowered.steps[0].weight.shape == (4, 4, 1, 1)
+    np.testing.assert_array_equal(lowered.dense_kernel(), chain.dense_kernel())
+    np.testing.assert_array_equal(chain.lowered(chain.forms).dense_kernel(), chain.dense_kernel())
+
+
 def test_macs_and_parameters_counted_by_hand():
     bias = np.zeros(8, np.float32)
 
@@ -167,42 +203,6 @@ def test_papers_formulas():
 
     denton = Chain((Step("q", np.zeros((rank, c))), Step("p", np.zeros((d, rank)))))
     assert denton.macs((1, c)) == denton.parameters == rank * (c + d)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 3),
-    st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    geometries,
-    st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    st.integers(0, 2**31),
-)
-def test_unfold_is_im2col(channels, kernel, geometry, extra, seed):
-    rng = np.random.default_rng(seed)
-    size = [1 + d * (k - 1) + e for d, k, e in zip(geometry.dilations, kernel, extra, strict=True)]
-    x = normal(rng, 2, channels, *size)
-    step = unfold(channels, kernel, geometry)
-    (patches,) = run(conv_model(step.weight, **conv_attributes(step)), x=x)
-
-    top, left, bottom, right = geometry.pads
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    oh, ow = patches.shape[2:]
-    (sh, sw), (dh, dw) = geometry.strides, geometry.dilations
-    expected = np.empty_like(patches)
-    for c in range(channels):
-        for i in range(kernel[0]):
-            for j in range(kernel[1]):
-                taps = padded[:, c, i * dh :, j * dw :][:, ::sh, ::sw][:, :oh, :ow]
-                expected[:, (c * kernel[0] + i) * kernel[1] + j] = taps
-    assert (oh, ow) == geometry.output_size(tuple(size), kernel)
-    np.testing.assert_array_equal(patches, expected)
-
-
-def test_unfold_on_one_axis():
-    step = unfold(2, (3,), Geometry((1,), (0, 0), (2,)))
-    x = normal(RNG, 1, 2, 7)
-    (patches,) = run(conv_model(step.weight, **conv_attributes(step)), x=x)
-    np.testing.assert_array_equal(patches[0, 3:], [x[0, 1, 0:3], x[0, 1, 2:5], x[0, 1, 4:7]])
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnxlowrank.chain import Chain, Step, unfold
+from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.errors import ModelError
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.normalise import normalise
@@ -120,8 +120,8 @@ def test_patches_and_responses_are_sampled_at_the_same_positions(
     model = conv_model(
         weight, bias, group=group, strides=geometry.strides, pads=geometry.pads, dilations=geometry.dilations
     )
-    steps = (unfold(c * group, kernel, geometry),)
-    probed = add_probes(model, [Probe("patches", "x", False, steps), Probe("responses", "y", False)])
+    window = Window(kernel, geometry)
+    probed = add_probes(model, [Probe("patches", "x", False, (), window), Probe("responses", "y", False)])
     x, u = normal(RNG, 2, c * group, *size), numbers(count)
     patches, responses = run(probed, x=x, **{POSITIONS: u})
     np.testing.assert_array_equal(patches, sampled(im2col(x, kernel, geometry), u))
@@ -176,7 +176,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="has the name of"):
         add_probes(model, [Probe("y", "x", True)])
     with pytest.raises(ValueError, match="channels-last"):
-        add_probes(model, [Probe("p", "x", True, (unfold(2, (1, 1), Geometry.pointwise(2)),))])
+        add_probes(model, [Probe("p", "x", True, (), Window((1, 1), Geometry.pointwise(2)))])
     with pytest.raises(ValueError, match="nowhere"):
         expose(model, ["nowhere"])
     with pytest.raises(ValueError, match="n_y"):

@@ -1,6 +1,7 @@
 """Every registered pass: what it offers, what its chains compute, and how well they are fitted."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnxlowrank.fit import collect_statistics, fit_plan
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
-from onnxlowrank.passes import load_passes
+from onnxlowrank.passes import load_passes, pass_names
 from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
@@ -170,15 +171,19 @@ def test_rewritten_layer_is_the_dense_layer_of_its_chain(method: Pass, data: st.
     assert chain.bias.dtype == np.float32
 
     outline = method.outline(case.layer, setting)
+    outline = outline.lowered(outline.forms)
     for is_step, was_step in zip(chain.steps, outline.steps, strict=True):
         assert is_step.weight.shape == was_step.weight.shape
         assert (is_step.name, is_step.geometry, is_step.group) == (was_step.name, was_step.geometry, was_step.group)
+        assert (is_step.take is None, is_step.give is None) == (was_step.take is None, was_step.give is None)
     assert chain.bias.shape == outline.bias.shape
     shape = case.layer.input_shape
     assert chain.macs(shape) == outline.macs(shape) == method.candidate(case.layer, setting, 0.5).cost
     assert chain.parameters == outline.parameters
-    assert chain.parameters == sum(
-        numpy_helper.to_array(tensor).size for tensor in rewritten.graph.initializer if "/lowrank/" in tensor.name
+    assert chain.parameters - len(chain.bias) == sum(
+        numpy_helper.to_array(tensor).size
+        for tensor in rewritten.graph.initializer
+        if "/lowrank/" in tensor.name and tensor.name.endswith("weight")
     )
     assert (
         run(rewrite(case.model, [case.layer], {case.layer.name: outline}), x=case.x)[0].shape[1:]
@@ -193,6 +198,8 @@ def test_full_rank_is_the_layer_itself(method: Pass, data: st.DataObject) -> Non
     lots = data.draw(st.booleans())
     case = data.draw(cases(data.draw(st.sampled_from(suitable(method))), lots))
     assume(method.refusal(case.layer) is None)
+    if method.name == "monochromatic" and 1 not in case.layer.folded.shape[1:]:
+        return  # one colour a filter is not the layer
     chain = fit_alone(case, method, method.limits(case.layer))
     rewritten = rewrite(case.model, [case.layer], {case.layer.name: chain})
     assert error(run(rewritten, x=case.x)[0], run(case.model, x=case.x)[0]) <= 1e-2
@@ -200,13 +207,52 @@ def test_full_rank_is_the_layer_itself(method: Pass, data: st.DataObject) -> Non
         assert error(chain.dense_kernel(), case.layer.weight) <= 2e-2
 
 
+@every_pass
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_every_form_computes_the_same(method: Pass, data: st.DataObject) -> None:
+    case = data.draw(cases(data.draw(st.sampled_from(suitable(method)))))
+    assume(method.refusal(case.layer) is None)
+    setting = tuple(data.draw(st.integers(1, limit)) for limit in method.limits(case.layer))
+    chain = fit_alone(case, method, setting)
+    expected = run(dense_model(case, chain), x=case.x)[0]
+    for forms in itertools.product(*(step.forms for step in chain.steps)):
+        lowered = chain.lowered(forms)
+        rewritten = rewrite(case.model, [case.layer], {case.layer.name: lowered})
+        onnx.checker.check_model(rewritten, full_check=True)
+        assert error(run(rewritten, x=case.x)[0], expected) <= 1e-5
+        assert error(lowered.dense_kernel(), chain.dense_kernel()) <= 1e-5
+        assert lowered.macs(case.layer.input_shape) >= chain.macs(case.layer.input_shape)
+
+
+def test_a_kernel_of_few_colours_is_recovered() -> None:
+    rng = np.random.default_rng(4)
+    kernel = np.einsum("fc,ft->fct", rng.standard_normal((4, 5))[rng.permutation(24) % 4], rng.standard_normal((24, 9)))
+    model = conv_model(kernel.astype(np.float32).reshape(24, 5, 3, 3), normal(rng, 24), pads=[1] * 4)
+    case = case_of(model, [normal(rng, 2, 5, 9, 9) for _ in range(3)])
+    (method,) = load_passes(["monochromatic"])
+    assert error(fit_alone(case, method, (4,)).dense_kernel(), case.layer.weight) <= 1e-3
+    assert error(fit_alone(case, method, (3,)).dense_kernel(), case.layer.weight) > 0.1
+
+
+SIZES = {"bicluster_svd": (40, 36)}
+CLUSTERS = ("G", "H", "C'")
+"""Ranks that count clusters are not maps and need no alignment."""
+
+
 def wide(method: Pass) -> Case:
     """Return a layer with many candidates of the first kind the pass takes."""
     kind = suitable(method)[0]
     rng = np.random.default_rng(2)
+    f, c = SIZES.get(method.name, (28, 12))
+    if method.name == "monochromatic":  # offers nothing where no few colours suffice
+        colours = rng.permutation(48) % 4
+        kernel = np.einsum("fc,ft->fct", rng.standard_normal((4, 8))[colours], rng.standard_normal((48, 9)))
+        weight = (kernel + 0.3 * rng.standard_normal(kernel.shape)).astype(np.float32).reshape(48, 8, 3, 3)
+        return case_of(conv_model(weight, pads=[1] * 4), [normal(rng, 2, 8, 9, 9) for _ in range(3)])
     if kind == "conv2d":
-        model = conv_model(normal(rng, 28, 12, 3, 3), pads=[1] * 4)
-        return case_of(model, [normal(rng, 2, 12, 9, 9) for _ in range(3)])
+        model = conv_model(normal(rng, f, c, 3, 3), pads=[1] * 4)
+        return case_of(model, [normal(rng, 2, c, 9, 9) for _ in range(3)])
     if kind == "conv1d":
         return case_of(conv_model(normal(rng, 28, 12, 3)), [normal(rng, 2, 12, 40) for _ in range(3)])
     return case_of(matrix_model("Gemm", normal(rng, 40, 36), None), [normal(rng, 60, 36) for _ in range(3)])
@@ -222,25 +268,33 @@ def test_candidates(method: Pass, block: int) -> None:
     limits = method.limits(case.layer)
     for candidate in offered:
         assert (candidate.layer, candidate.method) == (case.layer.name, method.name)
+        outline = method.outline(case.layer, candidate.setting)
         assert 0 < candidate.cost < case.layer.macs
-        assert candidate.cost == method.outline(case.layer, candidate.setting).macs(case.layer.input_shape)
+        assert candidate.cost == outline.macs(case.layer.input_shape)
         assert 0 < candidate.energy <= 1
         assert len(candidate.setting) == len(limits) == len(method.rank_names)
-        for rank, limit in zip(candidate.setting, limits, strict=True):
-            assert rank % block == 0
-            assert block <= rank <= limit
+        assert all(1 <= rank <= limit for rank, limit in zip(candidate.setting, limits, strict=True))
+        inner = [
+            len(step.given) for step in outline.steps[:-1] if np.prod(step.kernel) > 1 or method.name != "monochromatic"
+        ]
+        assert all(maps % block == 0 for maps in inner)
     for one in offered:
         for other in offered:
-            if all(a <= b for a, b in zip(one.setting, other.setting, strict=True)):
+            pairs = list(zip(method.rank_names, one.setting, other.setting, strict=True))
+            if all(a == b if name in CLUSTERS else a <= b for name, a, b in pairs):
                 assert one.energy <= other.energy + 1e-9
+
+
+TOO_CAREFUL = {"outer_product": 0.3, "cp": 0.3, "bicluster_outer": 0.3}
+"""How much more than predicted these may keep: terms improve together, the prediction takes them one by one."""
 
 
 @every_pass
 def test_predicted_energy_is_the_share_of_variance_a_linear_fit_keeps(method: Pass) -> None:
     """Statistics that do not determine the response would be no guide. The prediction may err, not mislead."""
     case = wide(method)
-    statistics = statistics_of(case, method)
-    for candidate in list(method.candidates(case.layer, statistics, 8))[::2]:
+    offered = list(method.candidates(case.layer, statistics_of(case, method), 8))
+    for candidate in offered[:: max(len(offered) // 6, 1)]:
         chain = fit_alone(case, method, candidate.setting, nonlinear=False)
         rewritten = rewrite(case.model, [case.layer], {case.layer.name: chain})
         lost = total = 0.0
@@ -249,7 +303,8 @@ def test_predicted_energy_is_the_share_of_variance_a_linear_fit_keeps(method: Pa
             axes = (0, *range(2, y.ndim))
             lost += float(((y - z) ** 2).sum())
             total += float(((y - y.mean(axis=axes, keepdims=True)) ** 2).sum())
-        assert 1 - lost / total == pytest.approx(candidate.energy, abs=0.12)
+        kept = 1 - lost / total
+        assert candidate.energy - 0.12 <= kept <= candidate.energy + TOO_CAREFUL.get(method.name, 0.12)
 
 
 def refused(name: str, model: ModelProto) -> str | None:
@@ -277,7 +332,16 @@ def test_refusals(name: str, model: ModelProto, reason: str | None) -> None:
     assert refused(name, model) == reason
 
 
-@pytest.mark.parametrize("name", ["spatial", "asymmetric3d"])
+@pytest.mark.parametrize("name", ["svd", "outer_product", "monochromatic", "bicluster_svd", "bicluster_outer"])
+def test_refusals_of_kernels_of_one_tap(name: str) -> None:
+    assert refused(name, CONV) is None
+    assert refused(name, CONV_1D) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 1, 7))) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 1, 1))) == "kernel 1x1"
+    assert refused(name, GROUPED) == "group=2"
+
+
+@pytest.mark.parametrize("name", ["spatial", "asymmetric3d", "cp"])
 def test_refusals_of_spatial_passes(name: str) -> None:
     assert refused(name, CONV) is None
     assert refused(name, conv_model(normal(RNG, 4, 4, 2, 5))) is None
@@ -291,10 +355,14 @@ def test_refusals_of_spatial_passes(name: str) -> None:
 def test_registry() -> None:
     names = [method.name for method in PASSES]
     assert names == sorted(names)
-    assert {"asymmetric3d", "channel", "fully_connected", "spatial"} <= set(names)
+    assert names == pass_names()
+    assert set(names) >= {
+        *("asymmetric3d", "bicluster_outer", "bicluster_svd", "channel", "cp", "fully_connected"),
+        *("monochromatic", "outer_product", "spatial", "svd"),
+    }
     assert [method.name for method in load_passes(["spatial", "channel"])] == ["spatial", "channel"]
     assert load_passes([]) == ()
-    with pytest.raises(OptionError, match=r"there is no pass 'chanel'; choose from asymmetric3d, channel"):
+    with pytest.raises(OptionError, match=r"there is no pass 'chanel'; choose from asymmetric3d, bicluster_outer"):
         load_passes(["channel", "chanel"])
 
 
@@ -320,6 +388,92 @@ def structured(rng: np.random.Generator, count: int, channels: int, size: int) -
     fine = fine[..., low] * (1 - share) + fine[..., low + 1] * share
     mixed = np.einsum("kc,nchw->nkhw", np.random.default_rng(99).standard_normal((channels, 3)), fine)
     return (mixed + 0.1 * rng.standard_normal(mixed.shape)).astype(np.float32)
+
+
+# The papers' formulas and figures.
+
+
+def shaped(f: int, c: int, k: int, size: int, stride: int = 1, pad: int = 0) -> Layer:
+    """Return a layer of hollow weights."""
+    model = conv_model(np.zeros((f, c, k, k), np.float32), strides=[stride] * 2, pads=[pad] * 4)
+    (layer,) = find_layers(model)
+    out = layer.geometry.output_size((size, size), (k, k))
+    return replace(layer, input_shape=(1, c, size, size), output_shape=(1, f, *out))
+
+
+def macs(name: str, layer: Layer, setting: Setting) -> int:
+    return load_passes([name])[0].outline(layer, setting).macs(layer.input_shape)
+
+
+def test_formulas_of_denton_tables_1_and_2() -> None:
+    """Table 1 counts stride 1 and "same" padding; Table 2 counts weights."""
+    c, f, k, n = 96, 256, 5, 20
+    layer, positions = shaped(f, c, k, n, pad=2), n * n
+    g, h, k1, k2, rank = 2, 4, 19, 24, 6
+    expected = {
+        ("monochromatic", (8,)): 8 * c + k * k * f,
+        ("bicluster_outer", (48, h, rank)): 48 * h * rank * (c // 48 + k * k) + 48 * h * rank * f // h,
+        ("bicluster_svd", (g, h, k1, k2)): g * h * (c // g * k1 + k1 * k * k * k2 + k2 * f // h),
+        ("svd", (k1, k2)): c * k1 + k1 * k * k * k2 + k2 * f,
+        ("outer_product", (rank,)): rank * (c + k * k + f),
+        ("cp", (rank,)): rank * (c + k + k + f),
+    }
+    for (name, setting), count in expected.items():
+        outline = load_passes([name])[0].outline(layer, setting)
+        assert outline.macs(layer.input_shape) == count * positions
+        assert outline.parameters == count + f  # and the bias
+
+
+def test_weights_of_denton_table_2() -> None:
+    """96 filters 7x7 of 3 maps; 256 filters 5x5 of 96 maps. The printed K2=24 must be the supplement's 64."""
+    for name, layer, setting, printed in (
+        ("monochromatic", shaped(96, 3, 7, 30, 2), (6,), 3.0),
+        ("bicluster_svd", shaped(256, 96, 5, 20), (2, 2, 19, 64), 3.9),
+    ):
+        outline = load_passes([name])[0].outline(layer, setting)
+        reduction = layer.weight.size / (outline.parameters - layer.outputs)
+        assert reduction == pytest.approx(printed, abs=0.02)
+
+
+@pytest.mark.parametrize(("colours", "printed"), [(4, 2.97), (6, 2.95), (8, 2.94), (12, 2.91), (16, 2.88), (24, 2.82)])
+def test_speedups_of_denton_supplement_table_4(colours: int, printed: float) -> None:
+    """7x7 filters at stride 2 of 224x224 images; the colours are computed at every pixel."""
+    layer = shaped(96, 3, 7, 224, 2, 3)
+    assert layer.macs / macs("monochromatic", layer, (colours,)) == pytest.approx(printed, abs=0.01)
+
+
+TABLE_2_CONV2 = {
+    **{(14, 51): 8.6, (16, 51): 7.5, (19, 44): 7.3, (19, 51): 6.3, (19, 64): 5.0},
+    **{(19, 76): 4.2, (24, 64): 4.0, (24, 76): 3.3, (28, 64): 3.4, (28, 76): 2.9},
+}
+TABLE_2_CONV3 = {
+    **{(38, 38): 6.5, (38, 51): 5.1, (38, 64): 4.2, (38, 76): 3.6, (51, 51): 4.0, (51, 64): 3.3},
+    **{(51, 76): 2.9, (64, 64): 2.8, (64, 76): 2.4, (76, 76): 2.1},
+}
+TABLE_3 = {
+    (256, 96, 5, 48, 2): {5: 8.3, 6: 6.9, 8: 5.2, 10: 4.1, 12: 3.4, 14: 2.9},
+    (512, 256, 3, 128, 4): {1: 16.6, 2: 8.3, 3: 5.5, 4: 4.1, 6: 2.8, 8: 2.1},
+    (1024, 512, 3, 256, 8): {1: 16.6, 2: 8.3, 3: 5.5, 4: 4.1, 5: 3.3, 6: 2.8, 8: 2.1},
+}
+
+
+def test_reductions_of_denton_supplement_table_2() -> None:
+    """256 to 512 maps agree with Table 1; for 96 to 256 maps the paper counted the k x k convolutions alone."""
+    layer = shaped(512, 256, 3, 14, pad=1)
+    for (k1, k2), printed in TABLE_2_CONV3.items():
+        assert layer.macs / macs("bicluster_svd", layer, (2, 4, k1, k2)) == pytest.approx(printed, abs=0.051)
+    layer = shaped(256, 96, 5, 24, pad=2)
+    (bicluster,) = load_passes(["bicluster_svd"])
+    for (k1, k2), printed in TABLE_2_CONV2.items():
+        core = bicluster.outline(layer, (2, 2, k1, k2)).steps[1].weight.size
+        assert layer.weight.size / core == pytest.approx(printed, abs=0.08)
+
+
+def test_reductions_of_denton_supplement_table_3() -> None:
+    for (f, c, k, g, h), rows in TABLE_3.items():
+        layer = shaped(f, c, k, 14, pad=k // 2)
+        for rank, printed in rows.items():
+            assert layer.macs / macs("bicluster_outer", layer, (g, h, rank)) == pytest.approx(printed, abs=0.051)
 
 
 def deep(seed: int) -> tuple[ModelProto, list[Layer], Inputs, np.ndarray]:

@@ -7,6 +7,7 @@ import pytest
 
 from onnxlowrank import search
 from onnxlowrank.cost.latency import Latency
+from onnxlowrank.fit import default_forms
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
@@ -54,9 +55,10 @@ def run_search(candidates, speedup, overhead=0.0, stairs=0, select=select_by_ene
     clock = Clock(candidates, overhead, stairs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "measure", clock.measure)
-        patch.setattr(search, "outlines", lambda plan, layers, suited: plan)
+        patch.setattr(search, "outlines", lambda network, plan: plan)
         patch.setattr(search, "rewrite", lambda model, layers, chains: chains)
-        network = search.Network("original", "model", (), {}, candidates)
+        patch.setattr(search, "fold_gathers", lambda model: model)
+        network = search.Network("original", "model", (), {}, candidates, default_forms)
         found = search.search_plan(network, speedup, select, {}, Target("cpu", 1), Silent())
     assert len(clock.measured) <= search.ROUNDS
     settings_measured = [tuple(plan.values()) for plan in clock.measured]
@@ -147,8 +149,9 @@ def test_progress_is_told():
     clock = Clock(candidates, 0.1, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "measure", clock.measure)
-        patch.setattr(search, "outlines", lambda plan, layers, suited: plan)
+        patch.setattr(search, "outlines", lambda network, plan: plan)
         patch.setattr(search, "rewrite", lambda model, layers, chains: chains)
-        network = search.Network("original", "model", (), {}, candidates)
+        patch.setattr(search, "fold_gathers", lambda model: model)
+        network = search.Network("original", "model", (), {}, candidates, default_forms)
         search.search_plan(network, 2.0, select_by_energy, {}, Target("cpu", 1), Counting())
     assert 0 < sum(done) <= search.ROUNDS

@@ -32,6 +32,7 @@ from onnxlowrank.decompose.activation import IDENTITY, Activation
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 
 Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
@@ -67,6 +68,11 @@ class Samples:
     target: Float32Array
     shortcut: Float32Array | None = None
     activation: Activation = IDENTITY
+
+    def part(self, columns: IntArray, outputs: IntArray) -> Samples:
+        """Return the samples of some features and some responses."""
+        shortcut = None if self.shortcut is None else self.shortcut[:, outputs]
+        return Samples(self.features[:, columns], self.target[:, outputs], shortcut, self.activation)
 
 
 def fit_low_rank(

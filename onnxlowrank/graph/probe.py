@@ -4,10 +4,15 @@ A tensor ``[N, C, *spatial]`` has ``P`` positions, the product of its spatial si
 Of these a probe takes ``k = min(S, P)``: position ``floor((i + u_i) * P / k)`` for ``i < k``, one from each of ``k``
 strata, where ``u`` are ``S`` numbers that are fed. Tensors of equal spatial size are sampled at equal positions, in
 whatever model they are, and nothing but the samples leaves the session.
+
+A probe with a window samples what a convolution sees at these positions of its output: patches. Where their pixels
+are is read off a map of pixel numbers, laid out by a convolution with one-hot kernels; hence strides, pads and
+dilations are exactly the convolution's, and only the sampled patches are ever laid out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxlowrank.chain import Step
+from onnxlowrank.chain import DENSE, Step, Window
 from onnxlowrank.errors import ModelError
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
@@ -35,12 +40,15 @@ class Probe:
         channels_last: False for ``[N, C, *spatial]``, True for ``[N, ..., C]`` (fully connected).
         steps: Convolutions applied to the tensor, on a branch beside the network, before it is sampled; for
             channels-first tensors only.
+        window: Sample the patches under this window, ``[rows, channels * taps]``, in the order of a kernel
+            ``[F, channels, *taps]``; likewise.
     """
 
     name: str
     tensor: str
     channels_last: bool
     steps: tuple[Step, ...] = ()
+    window: Window | None = None
 
 
 def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
@@ -65,7 +73,7 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
             raise ValueError(f"probe '{probe.name}' samples '{probe.tensor}', which is not in the model")
         if probe.name in taken:
             raise ValueError(f"probe '{probe.name}' has the name of a tensor or node of the model")
-        if probe.steps and probe.channels_last:
+        if (probe.steps or probe.window) and probe.channels_last:
             raise ValueError(f"probe '{probe.name}' applies convolutions to a channels-last tensor")
     taken.update(probe.name for probe in probes)
     sampler = _Sampler(taken)
@@ -125,9 +133,13 @@ class _Sampler:
         """Write the nodes of one probe."""
         tensor = probe.tensor
         for step in probe.steps:
-            weight = self._initializer("weight", np.asarray(step.weight, np.float32))
-            tensor = self._node("Conv", tensor, weight, **conv_attributes(step))
-        rows = self._channels_last(tensor) if probe.channels_last else self._channels_first(tensor)
+            plain = step if step.take is None and step.give is None else step.lowered(DENSE)
+            weight = self._initializer("weight", np.asarray(plain.weight, np.float32))
+            tensor = self._node("Conv", tensor, weight, **conv_attributes(plain))
+        if probe.window is not None:
+            rows = self._patches(tensor, probe.window)
+        else:
+            rows = self._channels_last(tensor) if probe.channels_last else self._channels_first(tensor)
         shape = self._node("Concat", self._constant([-1]), self._size(rows, 2), axis=0)
         self._node("Reshape", rows, shape, output=probe.name)
 
@@ -136,6 +148,32 @@ class _Sampler:
         flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
         sampled = self._node("Gather", flat, self._indices(self._size(flat, 2)), axis=2)
         return self._node("Transpose", sampled, perm=[0, 2, 1])
+
+    def _patches(self, tensor: str, window: Window) -> str:
+        """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
+        taps = math.prod(window.kernel)
+        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
+        axes = self._constant(np.arange(2, 2 + len(window.kernel)))
+        spatial = self._node("Gather", self._node("Shape", tensor), axes, axis=0)
+        pixels = self._node("Add", self._count(self._size(flat, 2)), self._constant([1]))  # 0 is the padding
+        one = self._constant([1])
+        image = self._node("Reshape", pixels, self._node("Concat", one, one, spatial, axis=0))
+        one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel)
+        layout = self._node(
+            "Conv",
+            self._node("Cast", image, to=TensorProto.FLOAT),
+            self._initializer("taps", one_hot),
+            **conv_attributes(Step("taps", one_hot, window.geometry)),
+        )
+        pixel = self._node("Reshape", self._int64(self._channels_first(layout)), self._constant([-1]))  # [k * taps]
+        inside = self._node("Min", self._double(pixel), self._constant([1.0]))
+        source = self._int64(self._node("Sub", self._double(pixel), inside))
+        values = self._node("Gather", flat, source, axis=2)
+        values = self._node("Mul", values, self._node("Cast", inside, to=TensorProto.FLOAT))
+        split = self._node("Reshape", values, self._constant([0, 0, -1, taps]))
+        rows = self._node("Transpose", split, perm=[0, 2, 1, 3])
+        width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
+        return self._node("Reshape", rows, self._node("Concat", self._constant([0, 0]), width, axis=0))
 
     def _channels_last(self, tensor: str) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
@@ -147,13 +185,17 @@ class _Sampler:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
         size = self._double(total)
         count = self._node("Min", self._double(self._size(POSITIONS, 0)), size)
-        ones = self._node("ConstantOfShape", self._int64(count), value=numpy_helper.from_array(np.ones(1, np.int64)))
-        strata = self._node("Reshape", self._node("NonZero", ones), self._constant([-1]))  # 0, 1, ..., k - 1
+        strata = self._count(self._int64(count))
         jitter = self._double(self._node("Gather", POSITIONS, strata, axis=0))
         place = self._node("Add", self._double(strata), jitter)
         scaled = self._node("Div", self._node("Mul", place, size), count)
         limit = self._node("Sub", size, self._constant([1.0]))
         return self._int64(self._node("Floor", self._node("Min", scaled, limit)))
+
+    def _count(self, total: str) -> str:
+        """Return 0, 1, ..., ``total`` - 1 as int64; ``total`` is int64 ``[1]``."""
+        ones = self._node("ConstantOfShape", total, value=numpy_helper.from_array(np.ones(1, np.int64)))
+        return self._node("Reshape", self._node("NonZero", ones), self._constant([-1]))
 
     def _size(self, tensor: str, axis: int) -> str:
         """Return the size of one axis as int64 ``[1]``; a negative ``axis`` counts from the last."""

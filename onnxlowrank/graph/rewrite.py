@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxlowrank.chain import Chain, Step
+from onnxlowrank.chain import Chain, IntArray, Step
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.walk import names, opset, rebuild, unique
-from onnxlowrank.layer import Layer
+from onnxlowrank.layer import FloatArray, Layer
 
 
 def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> ModelProto:
@@ -86,39 +85,88 @@ class _Builder:
 
     def _nodes(self, layer: Layer, chain: Chain) -> list[gs.Node]:
         """Return the nodes of ``chain``, wired from the layer's input to its output."""
-        links = list(self._links(layer, chain))
-        inner = [gs.Variable(unique(f"{name}/output", self._taken), dtype=np.float32) for _, name, _, _ in links[:-1]]
-        tensors = [self._tensors[layer.input], *inner, self._tensors[layer.output]]
-        return [
-            gs.Node(op, name, attributes, inputs=[source, *operands], outputs=[target])
-            for (op, name, attributes, operands), (source, target) in zip(links, pairwise(tensors), strict=True)
-        ]
-
-    def _links(self, layer: Layer, chain: Chain) -> Iterator[tuple[str, str, dict[str, Any], list[gs.Constant]]]:
-        """Yield operator, name, attributes and constant operands of every node of ``chain``."""
+        nodes: list[gs.Node] = []
+        tensor = self._tensors[layer.input]
         for step in chain.steps:
             name = unique(f"{layer.name}/lowrank/{step.name}", self._taken)
             bias = chain.bias if step is chain.steps[-1] else None
-            if layer.op == "MatMul":
-                yield "MatMul", name, {}, [self._constant(f"{name}.weight", step.weight.T)]
-                continue
-            operands = [self._constant(f"{name}.weight", step.weight)]
-            if layer.op == "Gemm" and bias is None and self._opset < 11:  # until then its C was not optional
-                bias = np.zeros(step.weight.shape[0])
-            if bias is not None:
-                operands.append(self._constant(f"{name}.bias", bias))
-            yield layer.op, name, self._attributes(layer, step), operands
+            for node in self._link(layer, step, name, bias, tensor):
+                nodes.append(node)
+                tensor = node.outputs[0]
         if layer.op == "MatMul" and chain.bias is not None:
             name = unique(f"{layer.name}/lowrank/bias", self._taken)
-            yield "Add", name, {}, [self._constant(f"{name}.bias", chain.bias)]
+            nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", chain.bias)]))
+        nodes[-1].outputs = [self._tensors[layer.output]]
+        return nodes
 
-    @staticmethod
-    def _attributes(layer: Layer, step: Step) -> dict[str, Any]:
-        """Return the attributes of the Conv or Gemm node for ``step``."""
-        return conv_attributes(step) if layer.is_conv else {"transB": 1}
+    def _link(
+        self, layer: Layer, step: Step, name: str, bias: FloatArray | None, source: gs.Tensor
+    ) -> Iterator[gs.Node]:
+        """Yield the nodes of one step; the last one's first output is the step's."""
+        if step.take is not None:
+            source = yield from self._gather(f"{name}/take", source, step.take)
+        if step.give is not None and bias is not None:
+            spread = np.zeros(step.weight.shape[0])
+            spread[step.give] = bias
+            bias = spread
+        if not step.split:
+            node = self._dense(layer, step, name, bias, source)
+            yield node
+        else:
+            parts = self._part(name, step, source)
+            yield parts
+            f = step.weight.shape[0] // step.group
+            convolutions = []
+            for g, part in enumerate(parts.outputs):
+                rows = slice(g * f, (g + 1) * f)
+                one = Step(step.name, step.weight[rows], step.geometry)
+                own = unique(f"{name}/{g}", self._taken)
+                convolutions.append(self._dense(layer, one, own, None if bias is None else bias[rows], part))
+            yield from convolutions
+            joined = [node.outputs[0] for node in convolutions]
+            node = self._node("Concat", unique(f"{name}/concat", self._taken), joined, axis=1)
+            yield node
+        if step.give is not None:
+            yield from self._gather(f"{name}/give", node.outputs[0], step.give)
 
-    def _constant(self, name: str, values: np.ndarray[Any, Any]) -> gs.Constant:
-        """Return a new float32 initializer."""
-        constant = gs.Constant(unique(name, self._taken), np.ascontiguousarray(values, np.float32))
+    def _dense(self, layer: Layer, step: Step, name: str, bias: FloatArray | None, source: gs.Tensor) -> gs.Node:
+        """Return the one node that computes a step on maps in their order."""
+        if layer.op == "MatMul":
+            return self._node("MatMul", name, [source, self._constant(f"{name}.weight", step.weight.T)])
+        operands = [self._constant(f"{name}.weight", step.weight)]
+        if layer.op == "Gemm" and bias is None and self._opset < 11:  # until then its C was not optional
+            bias = np.zeros(step.weight.shape[0])
+        if bias is not None:
+            operands.append(self._constant(f"{name}.bias", bias))
+        attributes = conv_attributes(step) if layer.is_conv else {"transB": 1}
+        return self._node(layer.op, name, [source, *operands], **attributes)
+
+    def _gather(self, name: str, source: gs.Tensor, order: IntArray) -> Generator[gs.Node, None, gs.Tensor]:
+        """Yield the node that puts maps in an order; return its output."""
+        name = unique(name, self._taken)
+        node = self._node("Gather", name, [source, self._constant(f"{name}.order", order, np.int64)], axis=1)
+        yield node
+        return node.outputs[0]
+
+    def _part(self, name: str, step: Step, source: gs.Tensor) -> gs.Node:
+        """Return the node that parts the maps of the groups."""
+        name, sizes = unique(f"{name}/split", self._taken), [step.weight.shape[1]] * step.group
+        node = self._node("Split", name, [source], axis=1)
+        if self._opset < 13:
+            node.attrs["split"] = sizes
+        else:
+            node.inputs.append(self._constant(f"{name}.sizes", np.array(sizes), np.int64))
+        node.outputs = [self._variable(f"{name}/output") for _ in sizes]
+        return node
+
+    def _node(self, op: str, name: str, inputs: list[gs.Tensor], **attributes: Any) -> gs.Node:
+        return gs.Node(op, name, attributes, inputs=inputs, outputs=[self._variable(f"{name}/output")])
+
+    def _variable(self, name: str) -> gs.Variable:
+        return gs.Variable(unique(name, self._taken), dtype=np.float32)
+
+    def _constant(self, name: str, values: np.ndarray[Any, Any], dtype: type = np.float32) -> gs.Constant:
+        """Return a new initializer."""
+        constant = gs.Constant(unique(name, self._taken), np.ascontiguousarray(values, dtype))
         self.constants.append(constant)
         return constant

@@ -1,0 +1,157 @@
+"""Remembers measured milliseconds from one run to the next, in a small SQLite file that processes can share.
+
+Nothing depends on the file: where it cannot be read or written, times are remembered until the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnxruntime as ort
+import platformdirs
+
+from onnxlowrank.runtime import Target
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+FOLDER_VARIABLE = "ONNXLOWRANK_CACHE"
+"""Environment variable that names the folder of the cache."""
+
+_LOCKED_S = 10.0  # how long to wait for another process
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_TABLE = "CREATE TABLE IF NOT EXISTS timings (key TEXT PRIMARY KEY, ms REAL, spread REAL, created REAL)"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A measured time.
+
+    Attributes:
+        ms: Milliseconds.
+        spread: Half the distance between the 10th and the 90th percentile of the single measurements, in milliseconds.
+    """
+
+    ms: float
+    spread: float
+
+
+class Cache:
+    """Timings by key.
+
+    Attributes:
+        path: The file they are kept in.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Use the file in ``folder``: if None, that in ``$ONNXLOWRANK_CACHE``, or else in the user's cache folder."""
+        named = os.environ.get(FOLDER_VARIABLE)
+        folder = folder or (Path(named) if named else platformdirs.user_cache_path("onnxlowrank"))
+        self.path = folder / "timings-1.sqlite"
+        self._memory: dict[str, Timing] = {}
+        self._is_usable = True
+
+    def get(self, key: str) -> Timing | None:
+        """Return what was remembered under ``key``, or None."""
+        if key not in self._memory:
+            query = "SELECT ms, spread FROM timings WHERE key = ?"
+            row = self._run(lambda database: database.execute(query, (key,)).fetchone())
+            if row is None:
+                return None
+            self._memory[key] = Timing(*row)
+        return self._memory[key]
+
+    def put(self, key: str, timing: Timing) -> None:
+        """Remember ``timing`` under ``key``, in place of what was there."""
+        self._memory[key] = timing
+        row = (key, timing.ms, timing.spread, time.time())
+        self._run(lambda database: database.execute("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?)", row))
+
+    def entries(self) -> dict[str, Timing]:
+        """Return all that is remembered."""
+        rows = self._run(lambda database: database.execute("SELECT key, ms, spread FROM timings").fetchall())
+        return {key: Timing(*values) for key, *values in rows or ()} | self._memory
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._memory.clear()
+        self._run(lambda database: database.execute("DELETE FROM timings"))
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        """Return what ``work`` does to the file; None where there is none to be had."""
+        if not self._is_usable:
+            return None
+        try:
+            try:
+                return self._transact(work)
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
+                    raise
+                _LOG.warning("the cache of measured times, %s, is damaged and starts anew", self.path)
+                self.path.replace(self.path.with_suffix(".damaged"))
+                return self._transact(work)
+        except (OSError, sqlite3.Error) as error:
+            _LOG.warning("measured times cannot be kept in %s (%s)", self.path, error)
+            self._is_usable = False
+            return None
+
+    def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what ``work`` does to the file, all of it or nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=_LOCKED_S)) as database, database:
+            database.execute("PRAGMA synchronous = OFF")  # what a power failure damages starts anew
+            database.execute(_TABLE)
+            return work(database)
+
+
+def timing_key(subject: Mapping[str, Any], target: Target) -> str:
+    """Return the key of a time on ``target`` and on this machine.
+
+    Args:
+        subject: What was timed and on what input, as JSON values; equal subjects take equally long.
+        target: Where it was timed.
+    """
+    conditions = {
+        "provider": target.provider,
+        "provider_options": {},
+        "threads": target.threads,
+        "precision": "float32",
+        "onnxruntime": ort.__version__,
+        "processor": _gpu() if target.provider == "cuda" else _cpu(),
+    }
+    return json.dumps({**conditions, **subject}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+@cache
+def _cpu() -> str:
+    """Return what tells models of CPUs apart: the name, and its numbers since virtual machines shorten the name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    fields = dict(line.split("\t", 1) for line in reversed(text.splitlines()) if "\t" in line)
+    known = [fields[name].strip("\t :") for name in ("model name", "cpu family", "model") if name in fields]
+    return " / ".join(known) or platform.processor() or platform.machine()
+
+
+@cache
+def _gpu() -> str:
+    """Return the name of the first GPU, as its driver's tool gives it."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        answer = ""
+    return answer.partition("\n")[0].strip() or "GPU"

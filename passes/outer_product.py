@@ -1,0 +1,92 @@
+"""A sum of ``K`` outer products: 1x1, depthwise ``k x k``, 1x1 (Denton 2014, Sec. 3.2.2, Eq. 4-5).
+
+Algebra. With ``T = kh kw`` taps, the kernel is a 3-tensor and
+
+    W[f, c, t] ~ sum_k gamma_k[f] alpha_k[c] beta_k[t]
+
+Terms are found one after the other by alternating least squares, each on what the former leave (Eq. 5), or all in
+closed form, from the SVDs of the slices in the principal axes of the taps, whichever is nearer; beyond 64 terms in
+closed form alone. Then all terms are improved at once, under the metric of :mod:`onnxlowrank.decompose.metric`, and
+the ``gamma`` are refitted to the responses.
+
+Subgraph:    Conv(1x1, K) -> Conv(k x k, K, group=K, the layer's strides, pads, dilations) -> Conv(1x1, F, bias)
+MACs:        C K at (H_in, W_in) positions + K k^2 + K F at (H_out, W_out)
+Parameters:  K (C + k^2 + F) + F
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxlowrank.chain import Chain, Step
+from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.outer_product import Terms, greedy_terms, joint_als, slice_energy, slice_terms
+from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.passes.base import (
+    Candidate,
+    Draft,
+    Pass,
+    Setting,
+    Statistics,
+    draft_of,
+    hollow,
+    pointwise,
+    small_or_grouped,
+)
+
+MOST_GREEDY = 64
+"""Terms that are found one by one; the time for each grows with the kernel."""
+
+
+class OuterProduct(Pass):
+    """Separate filters on mixtures of the input maps, mixed again."""
+
+    name = "outer_product"
+    rank_names = ("K",)
+    weighs = True
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse grouped convolutions and those of one tap."""
+        return small_or_grouped(layer)
+
+    def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
+        """Yield every aligned ``K`` with what the closed form keeps; all terms together keep more."""
+        yield from self.by_rank(layer, slice_energy(statistics.data.whiten(layer.folded)), block)
+
+    def limits(self, layer: Layer) -> Setting:
+        """Return the number of terms that every kernel is a sum of."""
+        return (layer.taps * min(layer.inputs, layer.outputs),)
+
+    def outline(self, layer: Layer, setting: Setting) -> Chain:
+        """Return the chain's shapes."""
+        (rank,) = setting
+        taps = hollow(rank, 1, layer.taps)
+        return _chain(layer, hollow(rank, layer.inputs), taps, hollow(layer.outputs, rank), hollow(layer.outputs))
+
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the decomposition of the kernel under the metric."""
+        (rank,) = setting
+        metric = statistics.metric
+        found = refine(metric, layer.folded, lambda kernel, start: best_terms(kernel, rank, start), Terms.dense)
+        outputs, inputs, taps = found.factors
+        steps = metric.unwhiten_inputs(inputs).T, metric.unwhiten_taps(taps).T, metric.unwhiten_outputs(outputs)
+        return draft_of(layer, _chain(layer, *steps, layer.bias))
+
+
+def best_terms(kernel: FloatArray, rank: int, start: Terms | None) -> Terms:
+    """Return the sum of ``rank`` outer products near a kernel ``[F, C, T]``, from ``start`` where there is one."""
+    if start is not None:
+        return joint_als(kernel, start, sweeps=2)
+    starts = [slice_terms(kernel, rank)] + [greedy_terms(kernel, rank)] * (rank <= MOST_GREEDY)
+    return joint_als(kernel, min(starts, key=lambda terms: terms.squared_error(kernel)), sweeps=20)
+
+
+def _chain(layer: Layer, inputs: FloatArray, taps: FloatArray, outputs: FloatArray, bias: FloatArray | None) -> Chain:
+    rank, flat = len(inputs), Geometry.pointwise(layer.geometry.axes)
+    kernel = taps.astype("float32", copy=False).reshape(rank, 1, *layer.kernel)
+    steps = (
+        Step("inputs", pointwise(inputs, layer), flat),
+        Step("taps", kernel, layer.geometry, group=rank),
+        Step("outputs", pointwise(outputs, layer), flat),
+    )
+    return Chain(steps, bias)

@@ -1,0 +1,92 @@
+"""Two successive SVDs: 1x1, ``k x k``, 1x1 (Denton 2014, Sec. 3.2.2; today called Tucker-2).
+
+Algebra. The kernel, folded to ``[C, T F]`` with ``T = kh kw`` taps, is replaced by its SVD of rank ``K1``, and what
+remains, folded to ``[K1 T, F]``, by its SVD of rank ``K2``:
+
+    W[f, c, t] ~ sum_{k2, k1} P[f, k2] core[k2, k1, t] A[c, k1]
+
+The two are then improved together by higher-order orthogonal iteration, all under the metric of
+:mod:`onnxlowrank.decompose.metric`, and ``P`` is refitted to the responses.
+
+Subgraph:    Conv(1x1, K1) -> Conv(k x k, K2, the layer's strides, pads, dilations) -> Conv(1x1, F, bias)
+MACs:        C K1 at (H_in, W_in) positions + K1 K2 k^2 + K2 F at (H_out, W_out)
+Parameters:  C K1 + K1 K2 k^2 + K2 F + F
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxlowrank.chain import Chain, Step
+from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
+from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.passes.base import (
+    Candidate,
+    Draft,
+    Pass,
+    Setting,
+    Statistics,
+    aligned_ranks,
+    draft_of,
+    hollow,
+    pointwise,
+    small_or_grouped,
+)
+
+
+class Svd(Pass):
+    """Fewer input maps, fewer filters, then a 1x1 convolution that restores the channels."""
+
+    name = "svd"
+    rank_names = ("K1", "K2")
+    weighs = True
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse grouped convolutions and those of one tap."""
+        return small_or_grouped(layer)
+
+    def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
+        """Yield every aligned ``(K1, K2)`` with what the two SVDs keep."""
+        energy = tucker_energy(statistics.data.whiten(layer.folded))
+        for k1 in aligned_ranks(layer.inputs, block):
+            for k2 in aligned_ranks(layer.outputs, block):
+                candidate = self.candidate(layer, (k1, k2), float(energy[k1, k2]))
+                if candidate.cost >= layer.macs:
+                    break
+                yield candidate
+
+    def limits(self, layer: Layer) -> Setting:
+        """Return the numbers of input and of output maps."""
+        return layer.inputs, layer.outputs
+
+    def outline(self, layer: Layer, setting: Setting) -> Chain:
+        """Return the chain's shapes."""
+        k1, k2 = setting
+        core = hollow(k2, k1, layer.taps)
+        return _chain(layer, hollow(k1, layer.inputs), core, hollow(layer.outputs, k2), hollow(layer.outputs))
+
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the decomposition of the kernel under the metric."""
+        metric = statistics.metric
+
+        def solve(kernel: FloatArray, start: Tucker2 | None) -> Tucker2:
+            return hooi(kernel, two_svds(kernel, *setting) if start is None else start, sweeps=2)
+
+        found = refine(metric, layer.folded, solve, Tucker2.dense)
+        core = metric.unwhiten_taps(found.core.reshape(-1, layer.taps).T).T.reshape(found.core.shape)
+        inputs, outputs = metric.unwhiten_inputs(found.inputs), metric.unwhiten_outputs(found.outputs)
+        return draft_of(layer, _chain(layer, inputs.T, core, outputs, layer.bias))
+
+
+def _chain(layer: Layer, inputs: FloatArray, core: FloatArray, outputs: FloatArray, bias: FloatArray | None) -> Chain:
+    flat = Geometry.pointwise(layer.geometry.axes)
+    kernel = core.astype(np.float32, copy=False).reshape(*core.shape[:2], *layer.kernel)
+    steps = (
+        Step("inputs", pointwise(inputs, layer), flat),
+        Step("core", kernel, layer.geometry),
+        Step("outputs", pointwise(outputs, layer), flat),
+    )
+    return Chain(steps, bias)
