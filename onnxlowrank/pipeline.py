@@ -135,7 +135,11 @@ def optimize(
         weigh = metric_of(metric, normalised, layers, suited, inputs, progress)
         statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress, weigh)
         block = channel_block(provider)
-        candidates = {layer.name: offer(layer, suited, statistics, by_hand, block) for layer in layers}
+        candidates = {}
+        advance = progress.stage("offers", len(layers))
+        for layer in layers:
+            candidates[layer.name] = offer(layer, suited, statistics, by_hand, block)
+            advance(1)
         forms = partial(fastest_forms, ChainTimer(where, Cache())) if target == "latency" else default_forms
         wanted = speedup
         for _ in range(_ATTEMPTS):

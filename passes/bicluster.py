@@ -52,6 +52,7 @@ Factors = tuple[FloatArray, FloatArray, FloatArray]
 """``A [C/G, K1]``, the core ``[K2, K1 or 1, T]`` and ``P [F/H, K2]`` of one sub-tensor."""
 
 _OUTPUT_CLUSTERS = (2, 4)
+_MOST_PAIRED = 128
 
 
 class _Bicluster(Pass):
@@ -134,8 +135,8 @@ class BiclusterSvd(_Bicluster):
     rank_names = ("G", "H", "K1", "K2")
 
     def input_clusters(self, layer: Layer, block: int) -> Sequence[int]:
-        """Return 2 and 4, as long as two blocks of maps remain in a cluster."""
-        return [g for g in (2, 4) if layer.inputs >= 2 * g * block]
+        """Return 2, as in the paper, as long as two blocks of maps remain in a cluster."""
+        return [2] if layer.inputs >= 4 * block else []
 
     def ranks(self, layer: Layer, g: int, h: int, block: int) -> Iterator[Setting]:
         """Yield aligned ``(K1, K2)``."""
@@ -176,8 +177,10 @@ class BiclusterOuter(_Bicluster):
     rank_names = ("G", "H", "K")
 
     def input_clusters(self, layer: Layer, block: int) -> Sequence[int]:
-        """Return 2, 4 and, as in the paper (48 of 96 maps), pairs of maps."""
-        return sorted({g for g in (2, 4, layer.inputs // 2) if 2 * g <= layer.inputs})
+        """Return 2 and, as in the paper (48 of 96 maps), pairs of maps as long as they are not too many to cluster."""
+        return sorted(
+            {g for g in (2, layer.inputs // 2) if 2 * g <= layer.inputs and (g == 2 or layer.inputs <= _MOST_PAIRED)}
+        )
 
     def ranks(self, layer: Layer, g: int, h: int, block: int) -> Iterator[Setting]:
         """Yield every ``K`` that makes ``G H K`` a multiple of the block."""

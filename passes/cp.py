@@ -69,7 +69,7 @@ class Cp(Pass):
         metric, shape = statistics.metric.with_separable_taps(*layer.kernel), layer.weight.shape
 
         def solve(kernel: FloatArray, start: Terms | None) -> Terms:
-            return cp_terms(kernel.reshape(shape), setting[0], start, sweeps=30 if start is None else 2)
+            return cp_terms(kernel.reshape(shape), setting[0], start, sweeps=10 if start is None else 2)
 
         found = refine(metric, layer.folded, solve, lambda terms: terms.dense().reshape(layer.folded.shape))
         outputs, inputs, rows, columns = found.factors

@@ -78,7 +78,7 @@ def best_terms(kernel: FloatArray, rank: int, start: Terms | None) -> Terms:
     if start is not None:
         return joint_als(kernel, start, sweeps=2)
     starts = [slice_terms(kernel, rank)] + [greedy_terms(kernel, rank)] * (rank <= MOST_GREEDY)
-    return joint_als(kernel, min(starts, key=lambda terms: terms.squared_error(kernel)), sweeps=20)
+    return joint_als(kernel, min(starts, key=lambda terms: terms.squared_error(kernel)), sweeps=10)
 
 
 def _chain(layer: Layer, inputs: FloatArray, taps: FloatArray, outputs: FloatArray, bias: FloatArray | None) -> Chain:

@@ -431,6 +431,19 @@ def test_ranks_by_hand_and_exclusion(command: Command) -> None:
     assert (8, 48, 3, 3) in weights.values()
 
 
+def test_pass_metric_and_share_by_hand(command: Command) -> None:
+    ended = command(
+        *("optimize", "../in/net.onnx", "out.onnx", *MACS, "--speedup", "1.1", "--report", "r.json"),
+        *("--rank", "n_c=cp:16", "--rank", "n_e=channel:80%", "--metric", "frobenius"),
+    )
+    assert ended.code in (0, 3)
+    layers = {layer["name"]: layer for layer in json.loads((ended.folder / "r.json").read_text())["layers"]}
+    assert (layers["n_c"]["method"], layers["n_c"]["setting"]) == ("cp", [16])
+    assert layers["n_e"]["method"] == "channel"
+    names = {node.name for node in loads(ended.folder / "out.onnx").graph.node}
+    assert {"n_c/lowrank/inputs", "n_c/lowrank/rows", "n_c/lowrank/columns", "n_c/lowrank/outputs"} <= names
+
+
 def test_weights_in_a_second_file_and_latency(command: Command) -> None:
     ended = command("optimize", "../in/outside.onnx", "out.onnx", "--speedup", "1.01", "--only", "n_[ce]")
     assert ended.code in (0, 3)

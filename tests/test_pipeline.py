@@ -13,6 +13,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxlowrank import OptionError, optimize, pipeline, search
 from onnxlowrank.calibrate.inputs import input_specs, open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.choose import ByHand
 from onnxlowrank.cost.latency import Latency
 
 RNG = np.random.default_rng(23)
@@ -309,6 +310,32 @@ def test_ranks_by_hand():
         optimize(vgg(), target="macs", calibration=smooth(4), ranks={"other": (5,)})
     with pytest.raises(OptionError, match="takes ranks from 1 to 16 here"):
         optimize(vgg(), target="macs", calibration=smooth(4), ranks={"n_b": (17,)}, passes=["channel"])
+
+
+def test_ranks_of_a_named_pass_and_by_share():
+    model, x = vgg(), smooth(16)
+
+    def layers(**ranks):
+        result = optimize(model, speedup=1.1, target="macs", calibration=x, ranks=ranks)
+        return {layer.name: layer for layer in result.layers}
+
+    found = layers(n_b=ByHand((6, 4), method="svd"), n_c=ByHand(energy=0.6, method="channel"))
+    assert (found["n_b"].method, found["n_b"].setting) == ("svd", (6, 4))
+    assert found["n_c"].method == "channel"
+    assert found["n_c"].energy >= 0.6
+    assert layers(n_c=ByHand(energy=0.8, method="channel"))["n_c"].setting > found["n_c"].setting
+    assert layers(n_c=ByHand(energy=0.999999))["n_c"].method == "keep"
+    with pytest.raises(OptionError, match="no pass cp suits this layer"):
+        optimize(model, calibration=x, ranks={"n_b": ByHand((4,), method="cp")}, passes=["channel"])
+
+
+def test_metrics():
+    model, x = vgg(), smooth(16)
+    options = {"speedup": 1.5, "target": "macs", "calibration": x, "passes": ["svd"]}
+    data, frobenius, again = (optimize(model, metric=m, **options) for m in ("data", "frobenius", "data"))
+    assert data.reached
+    assert frobenius.reached
+    assert again.model == data.model != frobenius.model
 
 
 def test_calibration_in_any_form_gives_the_same():
