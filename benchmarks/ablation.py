@@ -71,10 +71,10 @@ def configurations() -> dict[str, tuple[list[Pass], str, bool, bool]]:
     """Return passes, selection, nonlinear, asymmetric, by title."""
     channel, spatial, joint = load_passes(["channel", "spatial", "asymmetric3d"])
     return {
-        "all passes": ([channel, spatial, joint], "energy", True, True),
-        "all passes, linear": ([channel, spatial, joint], "energy", False, True),
-        "all passes, symmetric": ([channel, spatial, joint], "energy", True, False),
-        "all passes, no rank selection": ([channel, spatial, joint], "uniform", True, True),
+        "three passes": ([channel, spatial, joint], "energy", True, True),
+        "three passes, linear": ([channel, spatial, joint], "energy", False, True),
+        "three passes, symmetric": ([channel, spatial, joint], "energy", True, False),
+        "three passes, no rank selection": ([channel, spatial, joint], "uniform", True, True),
         "3d": ([channel, joint], "energy", True, True),
         "paper 3d": ([channel, Paper3D()], "energy", True, True),
         "channel": ([channel], "energy", True, True),

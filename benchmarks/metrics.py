@@ -76,7 +76,7 @@ def main() -> None:
     suited = {layer.name: methods}
 
     columns = [f"{metric} {part}" for metric in args.metrics.split(",") for part in ("alone", "refitted")]
-    table = Table("method", "setting", "MACs", "time", "fit s", *columns, title=f"{args.model}, {layer.name}")
+    table = Table("method", "setting", "MACs", "time", "draft s", *columns, title=f"{args.model}, {layer.name}")
     rows: dict[tuple[str, Setting], list[str]] = {}
     for metric in args.metrics.split(","):
         with Spool() as spool:
