@@ -329,6 +329,21 @@ def test_ranks_of_a_named_pass_and_by_share():
         optimize(model, calibration=x, ranks={"n_b": ByHand((4,), method="cp")}, passes=["channel"])
 
 
+def test_permutations_fold_into_what_follows(monkeypatch):
+    model, x = vgg(), smooth(16)
+    ranks = {"n_b": ByHand((2, 2, 4, 4), method="bicluster_svd"), "n_c": ByHand((4,), method="monochromatic")}
+    options = {"speedup": 1.1, "target": "macs", "calibration": x, "ranks": ranks}
+    folded = optimize(model, **options)
+    monkeypatch.setattr(pipeline, "fold_gathers", lambda unfolded: unfolded)
+    plain = optimize(model, **options)
+
+    def gathers(result):
+        return sum(node.op_type == "Gather" for node in result.model.graph.node)
+
+    assert gathers(folded) < gathers(plain)
+    assert folded.agreement.relative_error == pytest.approx(plain.agreement.relative_error, rel=1e-3)
+
+
 def test_metrics():
     model, x = vgg(), smooth(16)
     options = {"speedup": 1.5, "target": "macs", "calibration": x, "passes": ["svd"]}
