@@ -93,7 +93,8 @@ class _Bicluster(Pass):
                 for ranks in self.ranks(layer, g, h, block):
                     candidate = self.candidate(layer, (g, h, *ranks), 1.0)
                     if candidate.cost < layer.macs:
-                        kept, total = float(table[tuple(map(min, ranks, np.subtract(table.shape, 1)))]), table.flat[-1]
+                        kept = float(table[tuple(map(min, ranks, np.subtract(table.shape, 1)))])
+                        total = float(table.flat[-1])
                         yield replace(candidate, energy=min(kept / total, 1.0) if total > 0 else 1.0)
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:

@@ -77,7 +77,9 @@ def best_terms(kernel: FloatArray, rank: int, start: Terms | None) -> Terms:
     """Return the sum of ``rank`` outer products near a kernel ``[F, C, T]``, from ``start`` where there is one."""
     if start is not None:
         return joint_als(kernel, start, sweeps=2)
-    starts = [slice_terms(kernel, rank)] + [greedy_terms(kernel, rank)] * (rank <= MOST_GREEDY)
+    starts = [slice_terms(kernel, rank)]
+    if rank <= MOST_GREEDY:
+        starts.append(greedy_terms(kernel, rank))
     return joint_als(kernel, min(starts, key=lambda terms: terms.squared_error(kernel)), sweeps=10)
 
 
