@@ -2,19 +2,7 @@
 
 On its own a Conv takes longer than inside a network: onnxruntime's CPU kernels work on blocks of channels (NCHWc), so a
 lone Conv pays for bringing its input into that layout and its output out of it, which between two other Convs it does
-not. In ms, on one core with AVX2 (``inside`` is what one more adds to a row of them):
-
-    =====================================  =====  ======  ======
-    Layer                                  alone  inside  framed
-    =====================================  =====  ======  ======
-    3x3, 64 maps of 56x56                  2.65   2.45    2.45
-    1x1, 64 maps of 56x56                  0.36   0.28    0.29
-    3x3 to 24 maps + 1x1, 64 maps          1.10   1.03    1.02
-    3x3, 256 maps of 14x14                 2.55   2.45    2.48
-    1x1, 256 maps of 14x14                 0.30   0.27    0.27
-    3x3, 512 maps of 14x14                 10.1   9.9     9.8
-    1x1, 20 maps of 56x56                  0.072  0.039   0.041
-    =====================================  =====  ======  ======
+not. What that adds is a small share of the time of a 3x3 Conv, but a large one for a 1x1 on few maps.
 
 Hence :func:`framed`: the layer stands between two 1x1 Convs that cost next to nothing, one that makes its input out of
 a single map and one that reads a single position of its output. They hand over and take the provider's layout,
