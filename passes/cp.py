@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.cp import Terms, cp_energy, cp_terms
 from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.outer_product import joint_als
 from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
@@ -69,7 +70,9 @@ class Cp(Pass):
         metric, shape = statistics.metric.with_separable_taps(*layer.kernel), layer.weight.shape
 
         def solve(kernel: FloatArray, start: Terms | None) -> Terms:
-            return cp_terms(kernel.reshape(shape), setting[0], start, sweeps=10 if start is None else 2)
+            if start is not None:
+                return joint_als(kernel.reshape(shape), start, sweeps=2)
+            return cp_terms(kernel.reshape(shape), setting[0], sweeps=10)
 
         found = refine(metric, layer.folded, solve, lambda terms: terms.dense().reshape(layer.folded.shape))
         outputs, inputs, rows, columns = found.factors
