@@ -106,8 +106,8 @@ def offer(
     """Return what a layer offers: "keep", and every sensible setting of every pass; or what was chosen by hand."""
     keep = Candidate(layer.name, KEEP, (), layer.macs, 1.0)
     asked, passes = by_hand.get(layer.name), suited.get(layer.name, {})
-    if asked is not None and asked.setting:
-        return [passes[asked.method or ""].candidate(layer, asked.setting, energy=1.0)]
+    if asked is not None and asked.method is not None and asked.setting:
+        return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)]
     offered = [
         candidate
         for one in passes.values()

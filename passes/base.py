@@ -167,16 +167,21 @@ class Pass(ABC):
         return Candidate(layer.name, self.name, setting, self.outline(layer, setting).macs(layer.input_shape), energy)
 
 
-def small_or_grouped(layer: Layer) -> str | None:
-    """Return why a method that takes kernels of several taps apart does not suit a layer."""
-    if layer.group > 1:
-        return f"group={layer.group}"
-    return None if layer.taps > 1 else f"kernel {'x'.join(map(str, layer.kernel))}"
-
-
 def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:
     """Return a matrix ``[F, C]`` as the kernel of a 1x1 convolution."""
     return weight.astype(np.float32, copy=False).reshape(*weight.shape, *(1,) * len(layer.kernel))
+
+
+class KernelPass(Pass):
+    """A pass that decomposes the kernel of several taps under the metric, before its last link is refitted."""
+
+    weighs = True
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse grouped convolutions and those of one tap."""
+        if layer.group > 1:
+            return f"group={layer.group}"
+        return None if layer.taps > 1 else f"kernel {'x'.join(map(str, layer.kernel))}"
 
 
 def aligned_ranks(largest: int, block: int) -> Sequence[int]:

@@ -37,14 +37,13 @@ from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,
-    Pass,
+    KernelPass,
     Setting,
     Statistics,
     aligned_ranks,
     draft_of,
     hollow,
     pointwise,
-    small_or_grouped,
 )
 from onnxlowrank.passes.outer_product import best_terms
 
@@ -55,14 +54,8 @@ _OUTPUT_CLUSTERS = (2, 4)
 _MOST_PAIRED = 128
 
 
-class _Bicluster(Pass):
+class _Bicluster(KernelPass):
     """What both decompositions of sub-tensors share."""
-
-    weighs = True
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse grouped convolutions and those of one tap."""
-        return small_or_grouped(layer)
 
     @abstractmethod
     def input_clusters(self, layer: Layer, block: int) -> Sequence[int]:

@@ -26,28 +26,26 @@ from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,
-    Pass,
+    KernelPass,
     Setting,
     Statistics,
     draft_of,
     hollow,
     pointwise,
-    small_or_grouped,
 )
 
 
-class Cp(Pass):
+class Cp(KernelPass):
     """Four convolutions, one a mode of the kernel, the two spatial ones depthwise."""
 
     name = "cp"
     rank_names = ("R",)
-    weighs = True
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse what has not exactly two spatial axes with more than one tap each, and grouped convolutions."""
         if layer.group == 1 and (len(layer.kernel) != 2 or min(layer.kernel) < 2):
             return f"kernel {'x'.join(map(str, layer.kernel))}"
-        return small_or_grouped(layer)
+        return super().refusal(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``R`` with what the closed-form start keeps; the fit keeps more."""

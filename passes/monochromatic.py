@@ -34,26 +34,20 @@ from onnxlowrank.passes.base import (
     LOWEST_ENERGY,
     Candidate,
     Draft,
-    Pass,
+    KernelPass,
     Setting,
     Statistics,
     draft_of,
     hollow,
     pointwise,
-    small_or_grouped,
 )
 
 
-class Monochromatic(Pass):
+class Monochromatic(KernelPass):
     """Projection onto a few colours, then filters of one colour each."""
 
     name = "monochromatic"
     rank_names = ("C'",)
-    weighs = True
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse grouped convolutions and those of one tap."""
-        return small_or_grouped(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every ``C'`` whose clusters of filters are equal, and multiples of half a block."""

@@ -25,29 +25,23 @@ from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,
-    Pass,
+    KernelPass,
     Setting,
     Statistics,
     draft_of,
     hollow,
     pointwise,
-    small_or_grouped,
 )
 
 MOST_GREEDY = 64
 """Terms that are found one by one; the time for each grows with the kernel."""
 
 
-class OuterProduct(Pass):
+class OuterProduct(KernelPass):
     """Separate filters on mixtures of the input maps, mixed again."""
 
     name = "outer_product"
     rank_names = ("K",)
-    weighs = True
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse grouped convolutions and those of one tap."""
-        return small_or_grouped(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``K`` with what the closed form keeps; all terms together keep more."""

@@ -26,27 +26,21 @@ from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,
-    Pass,
+    KernelPass,
     Setting,
     Statistics,
     aligned_ranks,
     draft_of,
     hollow,
     pointwise,
-    small_or_grouped,
 )
 
 
-class Svd(Pass):
+class Svd(KernelPass):
     """Fewer input maps, fewer filters, then a 1x1 convolution that restores the channels."""
 
     name = "svd"
     rank_names = ("K1", "K2")
-    weighs = True
-
-    def refusal(self, layer: Layer) -> str | None:
-        """Refuse grouped convolutions and those of one tap."""
-        return small_or_grouped(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``(K1, K2)`` with what the two SVDs keep."""
