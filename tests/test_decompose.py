@@ -27,13 +27,17 @@ def squared_error(one, other):
     return float(((one.astype(np.float64) - other) ** 2).sum())
 
 
-def test_moments_equal_numpy_whatever_the_chunks():
-    rows = RNG.normal(3, 2, (500, 6)).astype(np.float32)
+@pytest.mark.parametrize("chunks", [1, 7, 1500])
+def test_moments_equal_numpy_whatever_the_chunks(chunks):
+    rows = RNG.normal(3, 2, (3000, 6)).astype(np.float32)
     moments = Moments(6)
-    for chunk in np.array_split(rows, 7):
+    for number, chunk in enumerate(np.array_split(rows, chunks), 1):
         moments.add(chunk)
-    np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(moments.covariance, np.cov(rows.T, bias=True), atol=1e-4)
+        if number in (1, chunks // 2, chunks):  # reading them early changes nothing
+            seen = rows[: moments.count].astype(np.float64)
+            np.testing.assert_allclose(moments.covariance, np.cov(seen.T, bias=True), atol=1e-4)
+            np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-5)
+    assert moments.count == len(rows)
 
 
 def test_cumulative_energy_is_the_share_of_squared_singular_values():

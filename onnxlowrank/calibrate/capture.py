@@ -1,7 +1,7 @@
 """Runs networks over sample inputs and takes from each a few positions of the tensors asked for.
 
 The positions are chosen inside the graph (:mod:`onnxlowrank.graph.probe`), so only ``[samples, channels]`` leaves the
-session, and one input is in memory at a time.
+session, and one feed is in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ ROWS_PER_LAYER = 48_000
 
 
 def positions_per_input(inputs: Inputs) -> int:
-    """Return how many positions of each input are sampled for a layer to get about ``ROWS_PER_LAYER`` rows in all."""
-    return math.ceil(ROWS_PER_LAYER / (len(inputs) * inputs.batch))
+    """Return how many positions of each sample are taken for a layer to get about ``ROWS_PER_LAYER`` rows in all."""
+    return math.ceil(ROWS_PER_LAYER / inputs.samples)
 
 
 def sample(
     model: onnx.ModelProto, probes: Sequence[Probe], inputs: Inputs, seed: int, advance: Advance
 ) -> Iterator[dict[str, Rows]]:
-    """Yield, for one input after the other, the sampled rows ``[rows, channels]`` of every probe.
+    """Yield, for one feed after the other, the sampled rows ``[rows, channels]`` of every probe.
 
-    Equal seeds sample equal positions of the same input, whichever the network.
+    Equal seeds sample equal positions of the same feed, whichever the network; the samples of a feed share theirs.
 
     Raises:
         ModelError: If a tensor is not finite.

@@ -16,10 +16,12 @@ from onnxlowrank.errors import InputDataError
 class Inputs(Sequence[Feeds]):
     """Sample inputs: a sequence of feeds, each read when it is asked for and the same every time.
 
-    Only what ``read`` needs is held, never the decoded feeds, so memory does not grow with their number.
+    Only what ``read`` needs is held, and at most as many decoded feeds as :meth:`held` is told, so memory does not grow
+    with their number.
 
     Attributes:
-        batch: Samples in one feed (in the first one, where a reader's feeds differ).
+        batch: Samples in one feed (in the first one, where feeds differ).
+        samples: Samples in all feeds (``batch`` a feed, where a reader's feeds differ).
         labels: Class indices ``[len, batch]``, or None when the source has none.
         description: What the inputs are and where they come from, for the report.
     """
@@ -32,10 +34,12 @@ class Inputs(Sequence[Feeds]):
         description: str,
         labels: NDArray[np.int64] | None = None,
         keep: object = None,
+        samples: int | None = None,
     ) -> None:
         self._read = read
         self._count = count
         self.batch = batch
+        self.samples = count * batch if samples is None else samples
         self.description = description
         self.labels = labels
         self._keep = keep  # what must live as long as ``read`` is used: a spool
@@ -66,11 +70,53 @@ class Inputs(Sequence[Feeds]):
         )
         return Inputs(lambda index: read(kept[index]), len(kept), self.batch, description, labels, self._keep)
 
+    def held(self, size: int) -> Inputs:
+        """Return the same feeds, the first ``size`` bytes of which stay in memory once they have been read."""
+        kept: dict[int, Feeds] = {}
+        room = size
+
+        def read(index: int) -> Feeds:
+            nonlocal room
+            if index not in kept:
+                feeds = self._read(index)
+                if byte_count(feeds) > room:
+                    return feeds
+                room -= byte_count(feeds)
+                kept[index] = feeds
+            return {name: array.copy() for name, array in kept[index].items()}  # the caller may change its feeds
+
+        return Inputs(read, self._count, self.batch, self.description, self.labels, self._keep, self.samples)
+
+    def stacked(self, size: int) -> Inputs:
+        """Return fewer and larger feeds, without labels: ``size`` of these joined along axis 0, in the last one fewer.
+
+        All feeds must have the same shapes.
+        """
+        if size == 1:
+            return self
+
+        def read(index: int) -> Feeds:
+            return joined([self._read(one) for one in range(index * size, min((index + 1) * size, self._count))])
+
+        batch = self.batch * min(size, self._count)
+        count = -(-self._count // size)
+        return Inputs(read, count, batch, self.description, keep=self._keep, samples=self.samples)
+
     def _position(self, index: int) -> int:
         position = operator.index(index)
         if not -self._count <= position < self._count:
             raise IndexError(f"feed {position} of {self._count}")
         return position % self._count
+
+
+def byte_count(feeds: Feeds) -> int:
+    """Return how many bytes the arrays of one feed take."""
+    return sum(array.nbytes for array in feeds.values())
+
+
+def joined(feeds: Sequence[Feeds]) -> Feeds:
+    """Return one feed with the arrays of all these, joined along axis 0."""
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
 
 
 def label_rows(labels: NDArray[np.generic], samples: int, feeds: int, batch: int, where: str) -> NDArray[np.int64]:

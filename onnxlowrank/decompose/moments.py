@@ -5,29 +5,45 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_BATCH = 1024  # rows taken in together: products of fewer are slow, and so is adding each to a large Gram matrix
+
 
 class Moments:
     """Accumulates count, sum and Gram matrix of rows ``[n, channels]``; products in float32, sums in float64."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
+        self._waiting: list[NDArray[np.float32]] = []
+        self._fill = 0
         self._sum = np.zeros(channels)
         self._gram = np.zeros((channels, channels))
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Take in rows ``[n, channels]``."""
         self.count += len(rows)
+        self._fill += len(rows)
+        self._waiting.append(rows)
+        if self._fill >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting)
+        self._waiting.clear()
+        self._fill = 0
         self._sum += rows.sum(axis=0, dtype=np.float64)
         self._gram += rows.T @ rows
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean row ``[channels]``."""
+        self._flush()
         return self._sum / max(self.count, 1)
 
     @property
     def covariance(self) -> NDArray[np.float64]:
         """Covariance ``[channels, channels]`` of the rows."""
-        mean = self.mean
+        mean = self.mean  # flushes
         covariance: NDArray[np.float64] = self._gram / max(self.count, 1) - np.outer(mean, mean)
         return covariance
