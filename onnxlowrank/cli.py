@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.choose import ByHand
+from onnxlowrank.cost.cache import Cache
 from onnxlowrank.errors import OnnxLowRankError, OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
 from onnxlowrank.passes import pass_names
@@ -45,6 +46,16 @@ Example:
       --speedup 2 --calibration models/cifar10_calibration.npz
 
 Exit code: 0 the speed-up was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+"""
+
+CACHE_EXAMPLE = """
+Example:
+
+\b
+  onnxlowrank cache --json
+  onnxlowrank cache --clear
+
+The environment variable ONNXLOWRANK_CACHE names another folder for the file.
 """
 
 
@@ -182,6 +193,30 @@ def optimize(
         write_atomically(report, text.encode())
     if not result.reached:
         raise typer.Exit(NOT_REACHED)
+
+
+@app.command(epilog=CACHE_EXAMPLE)
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Forget all of them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how many measured times are remembered, where, and under which conditions they were measured."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    timings = Cache()
+    if clear:
+        removed = timings.clear()
+        print(
+            json.dumps({"path": str(timings.path), "removed": removed}) if as_json else f"forgotten: {removed} timings"
+        )
+        return
+    summary = timings.summary()
+    if as_json:
+        print(json.dumps(summary.to_dict(), indent=2))
+        return
+    print(f"file     {summary.path}\nsize     {summary.size / 1e3:.1f} kB\ntimings  {summary.timings}")
+    for where, count in summary.by_conditions:
+        threads = f"{where.threads} thread{'s' * (where.threads > 1)}"
+        print(f"{count:7}  {where.provider}, {threads}, onnxruntime {where.onnxruntime}, {where.processor}")
 
 
 class _Bars:

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -54,7 +55,9 @@ def all_threads() -> Target:
     return Target(threads=os.cpu_count() or 1)
 
 
-def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False) -> ort.InferenceSession:
+def open_session(
+    model: onnx.ModelProto, target: Target, spinning: bool = False, trace: Path | None = None
+) -> ort.InferenceSession:
     """Open a session.
 
     Args:
@@ -62,6 +65,7 @@ def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False)
         target: Provider and threads.
         spinning: Whether idle threads burn cycles. Off unless the session is the only one: two spinning thread pools
             disturb each other tenfold.
+        trace: A folder for onnxruntime's profile, which the session's ``end_profiling`` writes; None for no profile.
 
     Raises:
         ModelError: If onnxruntime cannot run the network.
@@ -72,6 +76,9 @@ def open_session(model: onnx.ModelProto, target: Target, spinning: bool = False)
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if trace is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(trace / "trace")
     wanted = PROVIDERS[target.provider]
     if wanted != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so

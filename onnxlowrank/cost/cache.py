@@ -12,9 +12,10 @@ import platform
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,44 @@ class Timing:
 
     ms: float
     spread: float
+
+
+@dataclass(frozen=True, order=True)
+class Conditions:
+    """Where a time was measured."""
+
+    provider: str
+    threads: int
+    onnxruntime: str
+    processor: str
+
+    @staticmethod
+    def of(key: str) -> Conditions:
+        """Return the conditions that :func:`timing_key` wrote into ``key``."""
+        known = json.loads(key)
+        return Conditions(*(known[field.name] for field in fields(Conditions)))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How much a cache remembers.
+
+    Attributes:
+        path: The file.
+        size: Its bytes; 0 if there is none.
+        timings: Number of timings.
+        by_conditions: The conditions they were measured under, with the number of each.
+    """
+
+    path: str
+    size: int
+    timings: int
+    by_conditions: tuple[tuple[Conditions, int], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        parts = [{**asdict(conditions), "timings": count} for conditions, count in self.by_conditions]
+        return {"path": self.path, "size": self.size, "timings": self.timings, "by_conditions": parts}
 
 
 class Cache:
@@ -81,13 +120,26 @@ class Cache:
 
     def entries(self) -> dict[str, Timing]:
         """Return all that is remembered."""
-        rows = self._run(lambda database: database.execute("SELECT key, ms, spread FROM timings").fetchall())
+        query = "SELECT key, ms, spread FROM timings"
+        rows = self._run(lambda database: database.execute(query).fetchall()) if self._exists() else None
         return {key: Timing(*values) for key, *values in rows or ()} | self._memory
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def summary(self) -> Summary:
+        """Return how much is remembered, and from where."""
+        counts = Counter(Conditions.of(key) for key in self.entries())
+        size = self.path.stat().st_size if self._exists() else 0
+        return Summary(str(self.path), size, sum(counts.values()), tuple(sorted(counts.items())))
+
+    def clear(self) -> int:
+        """Forget everything; return how many timings the file held."""
         self._memory.clear()
-        self._run(lambda database: database.execute("DELETE FROM timings"))
+        if not self._exists():
+            return 0
+        return self._run(lambda database: database.execute("DELETE FROM timings").rowcount) or 0
+
+    def _exists(self) -> bool:
+        """Return whether there is a file: what only reads or removes shall not make one."""
+        return os.path.exists(self.path)
 
     def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
         """Return what ``work`` does to the file; None where there is none to be had."""
@@ -141,8 +193,8 @@ def _cpu() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    fields = dict(line.split("\t", 1) for line in reversed(text.splitlines()) if "\t" in line)
-    known = [fields[name].strip("\t :") for name in ("model name", "cpu family", "model") if name in fields]
+    listed = dict(line.split("\t", 1) for line in reversed(text.splitlines()) if "\t" in line)
+    known = [listed[name].strip("\t :") for name in ("model name", "cpu family", "model") if name in listed]
     return " / ".join(known) or platform.processor() or platform.machine()
 
 
