@@ -26,7 +26,7 @@ from onnxlowrank.choose import offer, suit
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
@@ -36,8 +36,11 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
 from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
-from onnxlowrank.pipeline import plan_by_macs, with_shapes
+from onnxlowrank.pipeline import SELECTIONS, with_shapes
 from onnxlowrank.progress import Silent
+from onnxlowrank.reach import plan_by_macs
+from onnxlowrank.result import conv_macs
+from onnxlowrank.select.offer import lost_energy
 
 
 class Paper3D(Asymmetric3D):
@@ -105,25 +108,26 @@ def main() -> None:
     test = spread(open_inputs(args.test, specs, how), args.test_inputs)
     layers = with_shapes(model, find_layers(model), inputs)
     chosen = {k: v for k, v in configurations().items() if not args.only or k in args.only.split(";")}
-    everything, _ = suit(layers, load_passes(["channel", "spatial"]), (), (), "macs")
+    everything, _ = suit(layers, load_passes(["channel", "spatial"]), (), (), conv_only=True)
 
     table = Table(title=f"{inputs.description}; {test.description}", title_justify="left")
     for column in ("speed-up (MACs)", "configuration", "top-1 drop (points)", "top-1 agreement (%)", "KL", "fit (s)"):
         table.add_column(column, justify="right")
     with Spool() as spool:
-        statistics = collect_statistics(model, layers, everything, inputs, spool, 0, Silent())
+        statistics = collect_statistics(Calibration(model, layers, everything, inputs, spool), Silent())
         for speedup in map(float, args.speedups.split(",")):
             for title, (passes, selection, nonlinear, asymmetric) in chosen.items():
-                suited, _ = suit(layers, passes, (), (), "macs")
+                suited, _ = suit(layers, passes, (), (), conv_only=True)
                 candidates = {layer.name: offer(layer, suited, statistics, {}, 8) for layer in layers}
-                found = plan_by_macs(layers, candidates, speedup, selection)
+                plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], lost_energy)
                 start = time.perf_counter()
-                chains = fit_plan(
-                    model, layers, found.plan, suited, statistics, inputs, spool, 0, Silent(), nonlinear, asymmetric
-                )
+                about = Calibration(model, layers, suited, inputs, spool)
+                fitter = Fitter(about, statistics, nonlinear=nonlinear, asymmetric=asymmetric)
+                chains = fitter.fit(plan, Silent())
+                reached = conv_macs(layers, {}) / conv_macs(layers, chains)
                 row = compare(original, rewrite(model, layers, chains), test)
-                table.add_row(f"{found.speedup:.2f}", title, *row, f"{time.perf_counter() - start:.0f}")
-                Console(width=140, stderr=True).print(f"{found.speedup:.2f} {title}: {' '.join(row)}")
+                table.add_row(f"{reached:.2f}", title, *row, f"{time.perf_counter() - start:.0f}")
+                Console(width=140, stderr=True).print(f"{reached:.2f} {title}: {' '.join(row)}")
     Console(width=140).print(table)
 
 

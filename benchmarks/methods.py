@@ -28,14 +28,14 @@ from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
 from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, Candidate, Pass
+from onnxlowrank.passes.base import Candidate, Pass, keep
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
@@ -71,20 +71,21 @@ def main() -> None:
     inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
     test = spread(open_inputs(args.test, specs, how), args.test_inputs)
     layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(), args.only, (), "latency")
+    suited, _ = suit(layers, load_passes(), args.only, (), conv_only=False)
     timer = ChainTimer(Target(), Cache())
 
     offers = Table("layer", "method", "settings", "s", *(f"{ratio}x MACs" for ratio in RATIOS), "measured", "setting")
     kept = Table("method", "layer", "setting", "measured", "predicted", "draft s", "fit s", "KL", "same class", "drop")
     with Spool() as spool:
-        statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())
+        about = Calibration(model, layers, suited, inputs, spool)
+        statistics = collect_statistics(about, Silent())
         best: dict[str, Best] = {}
         for layer in (one for one in layers if one.name in suited):
             for name, method in suited[layer.name].items():
                 start = time.perf_counter()
                 offered = list(method.candidates(layer, statistics[layer.name], channel_block("cpu")))
                 seconds = time.perf_counter() - start
-                most = [max((c.energy for c in offered if c.cost * r <= layer.macs), default=0.0) for r in RATIOS]
+                most = [max((c.energy for c in offered if c.macs * r <= layer.macs), default=0.0) for r in RATIOS]
                 found = fast_enough(timer, layer, method, offered, args.speedup)
                 shown = (f"{found.speedup:.2f}x {found.candidate.energy:.3f}", ranks(found)) if found else ("", "")
                 energies = (f"{energy:.3f}" if energy else "" for energy in most)
@@ -97,10 +98,10 @@ def main() -> None:
             start = time.perf_counter()
             method.draft(layer, found.candidate.setting, statistics[layer.name])
             drafted = time.perf_counter() - start
-            plan = {one.name: Candidate(one.name, KEEP, (), one.macs, 1.0) for one in layers}
+            plan = {one.name: keep(one) for one in layers}
             plan[layer.name] = found.candidate
             start = time.perf_counter()
-            chains = fit_plan(model, layers, plan, suited, statistics, inputs, spool, 0, Silent())
+            chains = Fitter(about, statistics).fit(plan, Silent())
             fitted = time.perf_counter() - start
             changed = compare_outputs(original, rewrite(model, layers, chains), test, lambda amount: None)
             before, after = changed.accuracy or (0.0, 0.0)
@@ -118,10 +119,10 @@ def fast_enough(timer: ChainTimer, layer: Layer, method: Pass, offered: list[Can
     They are those on the front of operations and energy nearest to ``speedup``, from more operations to fewer.
     """
     front: list[Candidate] = []
-    for candidate in sorted(offered, key=lambda c: (c.cost, -c.energy)):
+    for candidate in sorted(offered, key=lambda c: (c.macs, -c.energy)):
         if not front or candidate.energy > front[-1].energy:
             front.append(candidate)
-    near = [c for c in front[::-1] if 0.8 * speedup <= layer.macs / c.cost <= 3 * speedup]
+    near = [c for c in front[::-1] if 0.8 * speedup <= layer.macs / c.macs <= 3 * speedup]
     forms = partial(fastest_forms, timer)
     for candidate in near[:: max(len(near) // TRIED, 1)]:
         outline = method.outline(layer, candidate.setting)

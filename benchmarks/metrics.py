@@ -27,13 +27,13 @@ from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
 from onnxlowrank.evaluate import Agreement, compare_outputs
-from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, Candidate, Setting
+from onnxlowrank.passes.base import Setting, keep
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
@@ -68,7 +68,7 @@ def main() -> None:
     test = spread(open_inputs(args.test, specs, how), args.test_inputs)
     layers = with_shapes(model, find_layers(model), inputs)
     layer = next(one for one in layers if one.name == args.layer)
-    keep = {one.name: Candidate(one.name, KEEP, (), one.macs, 1.0) for one in layers}
+    kept = {one.name: keep(one) for one in layers}
     forms = partial(fastest_forms, ChainTimer(Target(), Cache()))
     timer = ChainTimer(Target(), Cache())
     settings = [_setting(text) for text in args.setting]
@@ -81,7 +81,8 @@ def main() -> None:
     for metric in args.metrics.split(","):
         with Spool() as spool:
             weigh = metric_of(metric, model, layers, suited, inputs, Silent())
-            statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent(), weigh)
+            about = Calibration(model, layers, suited, inputs, spool)
+            statistics = collect_statistics(about, Silent(), weigh)
             for name, setting in settings:
                 method = methods[name]
                 outline = method.outline(layer, setting)
@@ -90,8 +91,8 @@ def main() -> None:
                 start = time.perf_counter()
                 draft = method.draft(layer, setting, statistics[layer.name])
                 seconds = time.perf_counter() - start
-                plan = {**keep, layer.name: method.candidate(layer, setting, 1.0)}
-                chains = fit_plan(model, layers, plan, suited, statistics, inputs, spool, 0, Silent(), forms=forms)
+                plan = {**kept, layer.name: method.candidate(layer, setting, 1.0)}
+                chains = Fitter(about, statistics, forms).fit(plan, Silent())
                 alone = compare_outputs(original, rewrite(model, layers, {layer.name: draft.chain}), test, _quiet)
                 refitted = compare_outputs(original, rewrite(model, layers, chains), test, _quiet)
                 shown = "x".join(map(str, setting))

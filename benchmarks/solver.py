@@ -22,7 +22,7 @@ from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.decompose import regression
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.fit import collect_statistics
+from onnxlowrank.fit import Calibration, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
@@ -55,11 +55,11 @@ def main() -> None:
     inputs = open_inputs(args.calibration, specs, preprocess_from_options(args.preprocess))
     inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
     layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(["spatial"]), [args.layer], (), "latency")
+    suited, _ = suit(layers, load_passes(["spatial"]), [args.layer], (), conv_only=False)
     layer = next(layer for layer in layers if layer.name == args.layer)
     method = suited[layer.name]["spatial"]
     with Spool() as spool:
-        statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())[layer.name]
+        statistics = collect_statistics(Calibration(model, layers, suited, inputs, spool), Silent())[layer.name]
         target = spool.read(layer.name)
     draft = method.draft(layer, (args.setting,), statistics)
     wanted = draft.features

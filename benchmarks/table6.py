@@ -21,16 +21,17 @@ from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.decompose.spectrum import cumulative_energy
-from onnxlowrank.fit import collect_statistics
+from onnxlowrank.fit import Calibration, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate
+from onnxlowrank.passes.base import RESPONSE, Candidate, keep
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.select.energy import select_by_energy
+from onnxlowrank.select.offer import Offer, lost_energy
 
 PAPER = {
     2: (64, 18, 41, 50, 94, 96, 116, 207, 213, 260, 467, 455, 442),
@@ -51,9 +52,9 @@ def main() -> None:
     inputs = open_inputs(args.calibration, input_specs(model), preprocess_from_options(args.preprocess))
     inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
     layers = [layer for layer in with_shapes(model, find_layers(model), inputs) if layer.is_conv]
-    suited, _ = suit(layers, load_passes(["channel"]), (), (), "macs")
+    suited, _ = suit(layers, load_passes(["channel"]), (), (), conv_only=True)
     with Spool() as spool:
-        statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())
+        statistics = collect_statistics(Calibration(model, layers, suited, inputs, spool), Silent())
 
     energies = {layer.name: cumulative_energy(statistics[layer.name].moments[RESPONSE].covariance) for layer in layers}
 
@@ -64,20 +65,21 @@ def main() -> None:
     for speedup, paper in PAPER.items():
         table.add_row(f"{speedup}x, Table 6", *map(str, paper))
         for title, restore in (("Eq. 14", 0), ("with 1x1", 1)):
-            candidates = {layer.name: spectrum(layer, energies[layer.name], restore) for layer in layers}
-            candidates[layers[0].name] = candidates[layers[0].name][:1]
-            plan = select_by_energy(candidates, total / speedup)
+            offers = {layer.name: spectrum(layer, energies[layer.name], restore) for layer in layers}
+            offers[layers[0].name] = offers[layers[0].name][:1]
+            plan = select_by_energy(offers, total / speedup)
             ours = [plan[layer.name].setting[0] if plan[layer.name].setting else layer.outputs for layer in layers]
             table.add_row(f"{speedup}x, {title}", *map(str, ours))
     Console(width=160).print(table)
 
 
-def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Candidate]:
+def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Offer]:
     """Return "keep" and every rank, the 1x1 convolution counted ``restore`` times."""
     d = layer.outputs
     costs = [rank * (layer.macs / d + restore * d * layer.positions) for rank in range(d)]
-    reduced = [Candidate(layer.name, "channel", (r,), costs[r], float(energy[r])) for r in range(1, d)]
-    return [Candidate(layer.name, KEEP, (), layer.macs, 1.0), *(c for c in reduced if c.cost < layer.macs)]
+    reduced = [Candidate(layer.name, "channel", (r,), costs[r], 0, float(energy[r])) for r in range(1, d)]
+    offered = [keep(layer), *(candidate for candidate in reduced if candidate.macs < layer.macs)]
+    return [Offer(candidate, candidate.macs, lost_energy(candidate)) for candidate in offered]
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import KEEP, LOWEST_ENERGY, Candidate, Pass, Setting, Statistics
+from onnxlowrank.passes.base import LOWEST_ENERGY, NO_METRIC, Candidate, Pass, Setting, Statistics, keep
+
+_TYPICAL_ENERGY = 0.85
+"""Where promises are checked: settings that promise so much keep about as much as those that plans are made of."""
 
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""
@@ -37,7 +41,7 @@ Ranks = Setting | ByHand
 
 
 def suit(
-    layers: Sequence[Layer], methods: Sequence[Pass], only: Sequence[str], exclude: Sequence[str], target: str
+    layers: Sequence[Layer], methods: Sequence[Pass], only: Sequence[str], exclude: Sequence[str], conv_only: bool
 ) -> tuple[Suited, dict[str, str]]:
     """Return the passes that suit every layer, and for the layers without any the reasons."""
     for option, patterns in (("--only", only), ("--exclude", exclude)):
@@ -51,7 +55,7 @@ def suit(
             reasons[layer.name] = "not in --only"
         elif any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in exclude):
             reasons[layer.name] = "excluded"
-        elif target == "macs" and not layer.is_conv:
+        elif conv_only and not layer.is_conv:
             reasons[layer.name] = "--target macs counts convolutions"
         else:
             refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
@@ -104,7 +108,6 @@ def offer(
     block: int,
 ) -> list[Candidate]:
     """Return what a layer offers: "keep", and every sensible setting of every pass; or what was chosen by hand."""
-    keep = Candidate(layer.name, KEEP, (), layer.macs, 1.0)
     asked, passes = by_hand.get(layer.name), suited.get(layer.name, {})
     if asked is not None and asked.method is not None and asked.setting:
         return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)]
@@ -112,12 +115,33 @@ def offer(
         candidate
         for one in passes.values()
         if asked is None or asked.method in (None, one.name)
-        for candidate in one.candidates(layer, statistics[layer.name], block)
+        for candidate in _checked(layer, one, list(one.candidates(layer, statistics[layer.name], block)), statistics)
     ]
     if asked is not None:
         enough = [candidate for candidate in offered if candidate.energy >= asked.energy]
-        return [min(enough, key=lambda candidate: candidate.cost, default=keep)]
-    return [keep, *(candidate for candidate in offered if candidate.energy >= LOWEST_ENERGY)]
+        return [min(enough, key=lambda candidate: candidate.macs, default=keep(layer))]
+    return [keep(layer), *(candidate for candidate in offered if candidate.energy >= LOWEST_ENERGY)]
+
+
+def _checked(
+    layer: Layer, method: Pass, candidates: Sequence[Candidate], statistics: Mapping[str, Statistics]
+) -> Sequence[Candidate]:
+    """Return the candidates of a careful pass with energies as one draft has them.
+
+    What a bound from spectra says is lost, and what is lost in truth, are both 1 where nothing is kept, and in between
+    about a power of each other, the same for all settings of a pass and a layer.
+    """
+    if not (method.careful and candidates) or statistics[layer.name].data is NO_METRIC:
+        return candidates
+    tried = min(candidates, key=lambda candidate: (abs(candidate.energy - _TYPICAL_ENERGY), candidate.macs))
+    about = statistics[layer.name]
+    kernel = method.draft(layer, tried.setting, about).chain.dense_kernel().reshape(layer.folded.shape)
+    whole, bound = about.data.norm2(layer.folded), 1 - tried.energy
+    lost = about.data.norm2(layer.folded - kernel) / whole if whole > 0 else 0.0
+    if not (0 < lost < 1 and 0 < bound < 1):
+        return candidates
+    exponent = math.log(lost) / math.log(bound)
+    return [replace(one, energy=1 - max(1 - one.energy, 0.0) ** exponent) for one in candidates]
 
 
 def _some_names(layers: Sequence[Layer]) -> str:

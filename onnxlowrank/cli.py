@@ -6,8 +6,9 @@ import importlib.metadata
 import json
 import logging
 import os
+import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,7 @@ Example:
   onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx \\
       --speedup 2 --calibration models/cifar10_calibration.npz
 
-Exit code: 0 the speed-up was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
 """
 
 CACHE_EXAMPLE = """
@@ -92,7 +93,26 @@ def _root(
 def optimize(
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
-    speedup: Annotated[float, typer.Option(help="How many times faster it is to become.")] = 2.0,
+    speedup: Annotated[
+        float | None, typer.Option(help="How many times faster it is to become; 2 if no other goal is given.")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Goal: at most so many milliseconds, e.g. 12ms.", metavar="TIME")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal: as fast as possible, with at most so many points less accuracy on --evaluate (without labels: "
+            "per cent of the inputs in another class).",
+            metavar="POINTS",
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="Goal: at most so many multiply-accumulates, e.g. 500M.", metavar="COUNT")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Goal: a file of at most this size, e.g. 20MB.", metavar="SIZE")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
     ] = "latency",
@@ -133,8 +153,12 @@ def optimize(
         ),
     ] = None,
     selection: Annotated[
-        str, typer.Option(help="energy: ranks chosen for the whole network; uniform: all layers cut alike.")
-    ] = "energy",
+        str,
+        typer.Option(
+            help="exact: least effect on the output, measured layer by layer; energy: the greedy choice of Zhang 2015; "
+            "uniform: all layers cut alike."
+        ),
+    ] = "exact",
     metric: Annotated[
         str, typer.Option(help="Of kernel errors, before the refit to responses: data, frobenius or mahalanobis.")
     ] = "data",
@@ -148,7 +172,7 @@ def optimize(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
-    """Write a network that runs SPEEDUP times faster in onnxruntime, at almost the same accuracy."""
+    """Write a network that runs faster in onnxruntime, at almost the same accuracy: give one goal."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if report is not None:
         check_destination(model, report)
@@ -169,6 +193,10 @@ def optimize(
             model,
             output,
             speedup=speedup,
+            latency=_quantity("--latency", latency, _TIMES),
+            max_drop=max_drop,
+            max_macs=_quantity("--max-macs", max_macs, _COUNTS),
+            max_size=_quantity("--max-size", max_size, _SIZES),
             target=target,
             calibration=calibration,
             evaluate=evaluate,
@@ -263,6 +291,23 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise OptionError(f"{option} {text} is no size; write e.g. {option} 256 or {option} 256x320 (height x width)")
     return sizes[0], sizes[-1]
+
+
+_TIMES = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
+_COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+_SIZES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _quantity(option: str, text: str | None, units: Mapping[str, float]) -> float | None:
+    if text is None:
+        return None
+    number = text.strip().rstrip(string.ascii_letters)
+    unit = text.strip()[len(number) :]
+    try:
+        return float(number) * units[unit]
+    except (ValueError, KeyError):
+        known = ", ".join(filter(None, units))
+        raise OptionError(f"{option} {text} is not understood; write a number and one of {known}") from None
 
 
 def _rank(text: str) -> tuple[str, ByHand]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,16 @@ class Agreement:
     divergence: float | None = None
     accuracy: tuple[float, float] | None = None
 
+    @property
+    def drop(self) -> float:
+        """Points of accuracy that were lost; without labels, per cent of the samples whose class is another one now.
+
+        It is not a number where the outputs are no classes.
+        """
+        if self.accuracy is not None:
+            return 100 * (self.accuracy[0] - self.accuracy[1])
+        return math.nan if self.top1_agreement is None else 100 * (1 - self.top1_agreement)
+
 
 def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inputs, advance: Advance) -> Agreement:
     """Run both networks over the inputs and compare their outputs.
@@ -61,7 +72,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
             largest = max(largest, float(delta.max(initial=0)))
             difference += float((delta**2).sum())
             norm += float((one.astype(np.float64) ** 2).sum())
-        if _is_classifier(a[0]):
+        if is_classifier(a[0]):
             scores[0].append(a[0])
             scores[1].append(b[0])
         advance(1)
@@ -78,16 +89,18 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
         largest,
         relative,
         top1_agreement=float((top[0] == top[1]).mean()),
-        divergence=_divergence(one, other),
+        divergence=divergence(one, other),
         accuracy=None if labels is None else (float((top[0] == labels).mean()), float((top[1] == labels).mean())),
     )
 
 
-def _is_classifier(output: object) -> bool:
+def is_classifier(output: object) -> bool:
+    """Return whether an output is a row of scores of two or more classes for every sample."""
     return isinstance(output, np.ndarray) and output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 
 
-def _divergence(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+def divergence(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Return the mean ``KL(one, other)`` in nats of scores ``[N, classes]``, logits or probabilities."""
     p, q = (_log_probabilities(scores.astype(np.float64)) for scores in (one, other))
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 

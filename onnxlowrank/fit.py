@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import onnx
@@ -19,9 +20,9 @@ from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import KEEP, RESPONSE, Features, Pass, Statistics
-from onnxlowrank.progress import Progress
-from onnxlowrank.select.energy import Plan
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Draft, Features, Pass, Statistics
+from onnxlowrank.progress import Advance, Progress
+from onnxlowrank.select.offer import Plan
 
 _TARGET, _PATCHES = "target", "patches"
 _FEATURES, _SHORTCUT = "onnxlowrank::features", "onnxlowrank::shortcut"
@@ -45,31 +46,39 @@ def data_metric(layer: Layer, patches: PatchMoments) -> Metric:
     return data_covariance(patches, layer.outputs)
 
 
-def collect_statistics(
-    model: onnx.ModelProto,
-    layers: Sequence[Layer],
-    suited: Suited,
-    inputs: Inputs,
-    spool: Spool,
-    seed: int,
-    progress: Progress,
-    metric: Weigh = data_metric,
-) -> dict[str, Statistics]:
-    """Run the original network once over all inputs.
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a network is calibrated with.
+
+    Attributes:
+        model: The normalised network.
+        layers: Its layers, in the order of the graph.
+        suited: Which of them may be rewritten, and how.
+        inputs: Sample inputs.
+        spool: Keeps the sampled preactivations of the original network, under the layers' names.
+        seed: Of the sampled positions.
+    """
+
+    model: onnx.ModelProto
+    layers: Sequence[Layer]
+    suited: Suited
+    inputs: Inputs
+    spool: Spool
+    seed: int = 0
+
+
+def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = data_metric) -> dict[str, Statistics]:
+    """Run the original network once over all inputs, and fill the spool.
 
     Args:
-        model: The normalised network.
-        layers: Its layers.
-        suited: Which of them may be rewritten, and how.
-        inputs: Calibration inputs.
-        spool: Is given the sampled preactivations of these layers, under their names.
-        seed: Of the sampled positions.
+        about: The network and its inputs.
         progress: Told how far it is.
         metric: Makes a layer's metric of the moments of its patches.
 
     Returns:
-        For each of these layers the moments of its response and of whatever its passes ask for.
+        For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
     """
+    layers, suited, inputs = about.layers, about.suited, about.inputs
     probes = [
         probe for layer in layers if layer.name in suited for probe in _probes(layer, list(suited[layer.name].values()))
     ]
@@ -79,16 +88,20 @@ def collect_statistics(
     patches: dict[str, PatchMoments] = {}
     known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
-    for rows in sample(model, probes, inputs, seed, progress.stage("statistics", len(inputs))):
+    for rows in sample(about.model, probes, inputs, about.seed, progress.stage("statistics", len(inputs))):
         for name, values in rows.items():
             layer_name, kind = _split(name)
             if kind == _TARGET:
-                spool.append(layer_name, values)
+                about.spool.append(layer_name, values)
             elif kind == _PATCHES:
                 layer = known[layer_name]
-                patches.setdefault(layer_name, PatchMoments(layer.inputs, math.prod(layer.kernel))).add(values[::thin])
+                if layer_name not in patches:
+                    patches[layer_name] = PatchMoments(layer.inputs, layer.taps)
+                patches[layer_name].add(values[::thin])
             else:
-                moments[layer_name].setdefault(kind, Moments(values.shape[1])).add(values)
+                if kind not in moments[layer_name]:
+                    moments[layer_name][kind] = Moments(values.shape[1])
+                moments[layer_name][kind].add(values)
     return {name: _statistics(known[name], moments[name], patches.get(name), metric) for name in suited}
 
 
@@ -100,59 +113,77 @@ def _statistics(
     return Statistics(moments, data_metric(layer, patches), metric(layer, patches))
 
 
-def fit_plan(
-    model: onnx.ModelProto,
-    layers: Sequence[Layer],
-    plan: Plan,
-    suited: Suited,
-    statistics: Mapping[str, Statistics],
-    inputs: Inputs,
-    spool: Spool,
-    seed: int,
-    progress: Progress,
-    nonlinear: bool = True,
-    asymmetric: bool = True,
-    forms: Forms = default_forms,
-) -> dict[str, Chain]:
-    """Fit the chains of a plan, each on what the already rewritten prefix of the network gives (Zhang 2015, Eq. 12).
+class Fitter:
+    """Fits plans, and reuses what does not change from one plan to the next.
 
-    Args:
-        model: The normalised network.
-        layers: Its layers, in the order of the graph.
-        plan: One candidate a layer.
-        suited: As for :func:`collect_statistics`.
-        statistics: From :func:`collect_statistics`.
-        inputs: The same inputs.
-        spool: The spool it filled.
-        seed: The same seed.
-        progress: Told how far it is.
-        nonlinear: Whether activations are taken into account (Eq. 5, 6).
-        asymmetric: Whether features come from the rewritten prefix; otherwise from the original network.
-        forms: Chooses how chains are written.
+    A chain is fitted on what the rewritten layers before it give, so it stays as long as these stay.
     """
-    chains: dict[str, Chain] = {}
-    chosen = [layer for layer in layers if plan[layer.name].method != KEEP]
-    advance = progress.stage("fit", len(chosen) * (len(inputs) + 1))
-    for layer in chosen:
-        candidate, moments = plan[layer.name], statistics[layer.name]
-        method = suited[layer.name][candidate.method]
-        draft = method.draft(layer, candidate.setting, moments)
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        statistics: Mapping[str, Statistics],
+        forms: Forms = default_forms,
+        nonlinear: bool = True,
+        asymmetric: bool = True,
+    ) -> None:
+        """Take in what all plans share.
+
+        Args:
+            calibration: The network and its inputs.
+            statistics: From :func:`collect_statistics`.
+            forms: Chooses how chains are written.
+            nonlinear: Whether activations are taken into account (Zhang 2015, Eq. 5, 6).
+            asymmetric: Whether features come from the rewritten prefix (Eq. 12); otherwise from the original network.
+        """
+        self._calibration, self._statistics, self._forms = calibration, statistics, forms
+        self._nonlinear, self._asymmetric = nonlinear, asymmetric
+        self._drafts: dict[Candidate, Draft] = {}
+        self._fitted: dict[Candidate, Chain] = {}
+
+    def fit(self, plan: Plan, progress: Progress) -> dict[str, Chain]:
+        """Return the chains of a plan, fitted from the input of the network to its output."""
+        chosen = [plan[layer.name] for layer in self._calibration.layers if plan[layer.name].method != KEEP]
+        reused = self._reusable(chosen)
+        self._drafts = {candidate: draft for candidate, draft in self._drafts.items() if candidate in chosen}
+        self._fitted = {candidate: self._fitted[candidate] for candidate in reused}
+        known = {layer.name: layer for layer in self._calibration.layers}
+        advance = progress.stage("fit", (len(chosen) - len(reused)) * (len(self._calibration.inputs) + 1))
+        chains: dict[str, Chain] = {}
+        for candidate in chosen:
+            if candidate not in self._fitted:
+                self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, advance)
+                advance(1)
+            chains[candidate.layer] = self._fitted[candidate]
+        return chains
+
+    def _reusable(self, chosen: Sequence[Candidate]) -> list[Candidate]:
+        """Return which of a plan's candidates are fitted as they would be again."""
+        if not self._asymmetric:
+            return [candidate for candidate in chosen if candidate in self._fitted]
+        pairs = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, self._fitted, strict=False))
+        return [candidate for candidate, _ in pairs]
+
+    def _fit(self, layer: Layer, candidate: Candidate, before: Mapping[str, Chain], advance: Advance) -> Chain:
+        """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
+        about, method = self._calibration, self._calibration.suited[layer.name][candidate.method]
+        if candidate not in self._drafts:
+            self._drafts[candidate] = method.draft(layer, candidate.setting, self._statistics[layer.name])
+        draft = self._drafts[candidate]
         probes = [_probe(_FEATURES, draft.features, layer)]
         if layer.shortcut is not None:
             probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
-        prefix = rewrite(model, layers, chains) if asymmetric else model
-        rows = list(sample(prefix, probes, inputs, seed, advance))
+        prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
+        rows = list(sample(prefix, probes, about.inputs, about.seed, advance))
         samples = Samples(
             features=np.concatenate([row[_FEATURES] for row in rows]),
-            target=spool.read(layer.name),
+            target=about.spool.read(layer.name),
             shortcut=None if layer.shortcut is None else np.concatenate([row[_SHORTCUT] for row in rows]),
             activation=layer.activation,
         )
         del rows
-        fitted = method.fit(layer, candidate.setting, draft, samples, nonlinear)
-        chains[layer.name] = fitted.lowered(forms(layer, method.outline(layer, candidate.setting)))
-        advance(1)
-    return chains
+        fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
+        return fitted.lowered(self._forms(layer, method.outline(layer, candidate.setting)))
 
 
 def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,47 +16,62 @@ from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.inputs import Source, open_inputs
 from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.synthetic import synthetic_inputs
-from onnxlowrank.chain import Chain
 from onnxlowrank.choose import Ranks, Suited, offer, set_by_hand, suit
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
-from onnxlowrank.cost.latency import Latency, measure, ratio
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate import Agreement, compare_outputs
-from onnxlowrank.fit import collect_statistics, default_forms, fit_plan
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics, default_forms
+from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, Goal, goal_of
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.probe import expose
-from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.reach import (
+    Made,
+    Workbench,
+    reach_conv_macs,
+    reach_drop,
+    reach_latency,
+    reach_macs,
+    reach_size,
+    reach_speedup,
+)
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
 from onnxlowrank.runtime import Target, all_threads, open_session, running
-from onnxlowrank.search import Found, Network, search_plan
+from onnxlowrank.search import Network
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
+from onnxlowrank.select.knapsack import select_exactly
+from onnxlowrank.select.offer import Loss, Select, lost_energy
+from onnxlowrank.sensitivity import Sensitivity, measure_sensitivities
 from onnxlowrank.verify import verify_interface
 from onnxlowrank.weigh import METRICS, metric_of
 
-SELECTIONS = {"energy": select_by_energy, "uniform": select_uniformly}
-TARGETS = ("latency", "macs")
-_ATTEMPTS = 2
-"""How often a plan is fitted, should the network turn out slower than its outline."""
+EXACT = "exact"
+SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
 _SYNTHETIC_INPUTS = 64
 _MOST_INPUTS = 3000  # Zhang 2015, Sec. 3.2: "sufficient to randomly sample 3,000 images"
 _MOST_HELD_OUT = 64
+_MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
 
 
 def optimize(
     model: str | os.PathLike[str] | onnx.ModelProto,
     output: str | os.PathLike[str] | None = None,
     *,
-    speedup: float = 2.0,
+    speedup: float | None = None,
+    latency: float | None = None,
+    max_drop: float | None = None,
+    max_macs: float | None = None,
+    max_size: float | None = None,
     target: str = "latency",
     calibration: Source | None = None,
     evaluate: Source | None = None,
@@ -68,7 +82,7 @@ def optimize(
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     ranks: Mapping[str, Ranks] | None = None,
-    selection: str = "energy",
+    selection: str = EXACT,
     metric: str = "data",
     nonlinear: bool = True,
     asymmetric: bool = True,
@@ -77,10 +91,17 @@ def optimize(
 ) -> Result:
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
+    One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
+
     Args:
         model: ONNX file, or the network itself (which is not changed).
         output: Where to write the optimised network; None writes nothing.
         speedup: How many times faster the network is to become, > 1.
+        latency: How many milliseconds it may take.
+        max_drop: As fast as possible, with at most so many points less top-1 accuracy on ``evaluate``, or where it has
+            no labels so many per cent of the inputs in another class.
+        max_macs: How many multiply-accumulates it may have, for one sample.
+        max_size: How many bytes its file may have.
         target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its
             convolutions.
         calibration: Sample inputs, see :func:`onnxlowrank.calibrate.inputs.open_inputs`; None uses synthetic images.
@@ -94,8 +115,8 @@ def optimize(
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
         ranks: By layer name, settings by hand, or :class:`onnxlowrank.choose.ByHand`.
-        selection: ``energy`` chooses ranks for the whole network (Zhang 2015, Eq. 13-14), ``uniform`` cuts all layers
-            alike.
+        selection: ``exact`` minimises what the layers' errors do to the output, measured layer by layer, as a knapsack
+            problem; ``energy`` is the greedy choice of Zhang 2015, Eq. 13-14; ``uniform`` cuts all layers alike.
         metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is
             refitted to responses: ``data`` covariance, ``frobenius``, or ``mahalanobis`` (gradients of the network,
             through the ``finetune`` extra).
@@ -107,12 +128,13 @@ def optimize(
     Raises:
         OnnxLowRankError: If the model, the data or an option is unusable; nothing is written then.
 
-    When the speed-up cannot be reached the fastest sensible network is written, and ``Result.reached`` is False.
+    When the goal cannot be reached the network that comes closest is written, and ``Result.reached`` is False.
     """
     start = time.perf_counter()
     progress = Silent() if progress is None else progress
     where = Target(provider, threads)
-    _check_options(speedup, target, selection, metric, seed)
+    goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
+    _check_options(selection, metric, seed)
     if output is not None:
         check_destination(model, output)
     where.check()
@@ -126,80 +148,80 @@ def optimize(
         raise ModelError(
             f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
         )
-    inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed)
+    most_held_out = _MOST_HELD_OUT_FOR_DROP if goal.kind == MAX_DROP else _MOST_HELD_OUT
+    inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed, most_held_out)
     layers = with_shapes(normalised, found_layers, inputs)
-    suited, reasons = suit(layers, methods, only, exclude, target)
+    suited, reasons = suit(layers, methods, only, exclude, conv_only=goal.kind == CONV_MACS)
     by_hand = set_by_hand(layers, suited, ranks or {})
+    stacked = stacked_inputs(original, inputs)
 
     with Spool() as spool:
         weigh = metric_of(metric, normalised, layers, suited, inputs, progress)
-        statistics = collect_statistics(normalised, layers, suited, inputs, spool, seed, progress, weigh)
+        about = Calibration(normalised, layers, suited, stacked, spool, seed)
+        statistics = collect_statistics(about, progress, weigh)
         block = channel_block(provider)
         candidates = {}
         advance = progress.stage("offers", len(layers))
         for layer in layers:
             candidates[layer.name] = offer(layer, suited, statistics, by_hand, block)
             advance(1)
-        forms = partial(fastest_forms, ChainTimer(where, Cache())) if target == "latency" else default_forms
-        wanted = speedup
-        for _ in range(_ATTEMPTS):
-            if target == "latency":
-                select = SELECTIONS[selection]
-                network = Network(original, normalised, layers, suited, candidates, forms)
-                found = search_plan(network, wanted, select, inputs[0], where, progress)
-            else:
-                found = plan_by_macs(layers, candidates, speedup, selection)
-            chains = fit_plan(
-                normalised,
-                layers,
-                found.plan,
-                suited,
-                statistics,
-                inputs,
-                spool,
-                seed,
-                progress,
-                nonlinear,
-                asymmetric,
-                forms,
-            )
-            optimised = fold_gathers(rewrite(normalised, layers, chains)) if chains else original
-            before, after = _measure(original, optimised, inputs, where, progress)
-            measured = ratio(before, after)
-            if target == "macs" or not found.reached or measured >= speedup:
-                break
-            wanted = speedup * found.speedup / measured
+        loss: Loss = lost_energy
+        if selection == EXACT:
+            sensitivities = measure_sensitivities(about, statistics, candidates, progress)
+            loss = partial(_felt, sensitivities)
+        timer = ChainTimer(where, Cache())
+        forms = default_forms if goal.kind in COUNTED else partial(fastest_forms, timer)
+        network = Network(original, normalised, layers, suited, forms, inputs[0], where)
+        fitter = Fitter(about, statistics, forms, nonlinear, asymmetric)
+        bench = Workbench(network, candidates, loss, SELECTIONS[selection], fitter, progress)
+        made = _reach(goal, bench, timer, unseen)
 
-    verify_interface(original, optimised)
-    agreement = compare_outputs(original, optimised, unseen, progress.stage("compare", len(unseen)))
+    verify_interface(original, made.model)
+    agreement = compare_outputs(original, made.model, unseen, progress.stage("compare", len(unseen)))
     result = Result(
-        model=optimised,
-        requested=speedup,
-        measured_by=target,
-        reached=found.reached if target == "macs" else measured >= speedup,
-        latency_speedup=measured,
-        macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, chains), 1),
-        layers=tuple(
-            _report_layer(layer, found.plan[layer.name], chains, suited, reasons, candidates) for layer in layers
-        ),
-        before=report_model(original, layers, {}, before),
-        after=report_model(optimised, layers, chains, after),
+        model=made.model,
+        goal=goal,
+        predicted_speedup=made.predicted,
+        latency_speedup=made.speedup,
+        macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, made.chains), 1),
+        layers=tuple(_report_layer(layer, made, suited, reasons, candidates) for layer in layers),
+        before=report_model(original, layers, {}, made.before),
+        after=report_model(made.model, layers, made.chains, made.after),
         agreement=agreement,
         provider=provider,
         threads=threads,
         seconds=time.perf_counter() - start,
-        notes=(*notes, *_warnings(agreement)),
+        notes=(*notes, *_warnings(timer, agreement)),
     )
     if output is not None:
-        save(optimised, output)
+        save(made.model, output)
     return result
 
 
-def _check_options(speedup: float, target: str, selection: str, metric: str, seed: int) -> None:
-    if not (math.isfinite(speedup) and speedup > 1):
-        raise OptionError(f"--speedup {speedup:g} makes no sense; give a number above 1, e.g. 2")
-    if target not in TARGETS:
-        raise OptionError(f"--target {target} is unknown; choose from {', '.join(TARGETS)}")
+def _felt(sensitivities: Mapping[str, Sensitivity], candidate: Candidate) -> float:
+    """Return how much the output is predicted to change by a candidate."""
+    return 0.0 if candidate.method == KEEP else float(sensitivities[candidate.layer].loss(candidate.energy))
+
+
+def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> Made:
+    """Return the network that reaches the goal, or comes closest."""
+    if goal.kind == CONV_MACS:
+        return reach_conv_macs(bench, goal.value)
+    if goal.kind == MAX_MACS:
+        return reach_macs(bench, goal.value)
+    if goal.kind == MAX_SIZE:
+        return reach_size(bench, goal.value)
+    network = bench.network
+    inside, whole = network.layer_times(network.model)
+    prices = Prices(network.layers, network.suited, bench.candidates, bench.loss, timer, inside, whole)
+    if goal.kind == LATENCY:
+        return reach_latency(bench, prices, goal.value)
+    if goal.kind == MAX_DROP:
+        return reach_drop(bench, prices, unseen, goal.value)
+    return reach_speedup(bench, prices, goal.value)
+
+
+def _check_options(selection: str, metric: str, seed: int) -> None:
     if selection not in SELECTIONS:
         raise OptionError(f"--selection {selection} is unknown; choose from {', '.join(SELECTIONS)}")
     if metric not in METRICS:
@@ -214,6 +236,7 @@ def _inputs(
     evaluate: Source | None,
     preprocess: Preprocess | None,
     seed: int,
+    most_held_out: int,
 ) -> tuple[Inputs, Inputs, tuple[str, ...]]:
     """Return the inputs to fit on, those to compare on, and what the user should know about them."""
     preprocess = preprocess_from_options("imagenet") if preprocess is None else preprocess
@@ -232,7 +255,7 @@ def _inputs(
         inputs = inputs.subset(chosen.tolist())
     if evaluate is not None:
         return inputs, open_inputs(evaluate, specs, preprocess), tuple(notes)
-    held_out = min(len(inputs) // 8, max(_MOST_HELD_OUT // inputs.batch, 1))
+    held_out = min(len(inputs) // 8, max(most_held_out // inputs.batch, 1))
     if not held_out:
         notes.append("too few inputs to hold any out: outputs are compared on inputs the fit has seen")
         return inputs, inputs, tuple(notes)
@@ -256,41 +279,28 @@ def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs)
     return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
 
 
-def plan_by_macs(
-    layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]], speedup: float, selection: str
-) -> Found:
-    """Return the plan under the papers' convention: the MACs of all convolutions are to fall by the speed-up."""
-    convolutions = sum(layer.macs for layer in layers if layer.is_conv)
-    others = sum(layer.macs for layer in layers if not layer.is_conv)
-    plan = SELECTIONS[selection](candidates, others + convolutions / speedup)
-    spent = sum(candidate.cost for candidate in plan.values()) - others
-    return Found(plan, convolutions / max(spent, 1), spent * speedup <= convolutions)
-
-
-def _measure(
-    original: onnx.ModelProto, optimised: onnx.ModelProto, inputs: Inputs, where: Target, progress: Progress
-) -> tuple[Latency, Latency]:
-    advance = progress.stage("measure", 1.0)
-    before, after = measure([original, optimised], inputs[0], where, seconds=20.0)
-    advance(1.0)
-    return before, after
-
-
-def _warnings(agreement: Agreement) -> list[str]:
-    """Return what the user should hear when the outputs have changed much."""
+def _warnings(timer: ChainTimer, agreement: Agreement) -> list[str]:
+    """Return what the user should hear when times are uncertain, or the outputs have changed much."""
     top1, error = agreement.top1_agreement, agreement.relative_error
-    changed = error > 0.3 if top1 is None else top1 < 0.9
-    return ["the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs"] if changed else []
+    warnings = []
+    if timer.noisy:
+        warnings.append(
+            f"{timer.noisy} of {timer.timed} chains were timed to no better than 2 %, for other work on the machine; "
+            "on an idle one, 'onnxlowrank cache --clear' and a new run give a better plan"
+        )
+    if error > 0.3 if top1 is None else top1 < 0.9:
+        warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")
+    return warnings
 
 
 def _report_layer(
     layer: Layer,
-    candidate: Candidate,
-    chains: Mapping[str, Chain],
+    made: Made,
     suited: Suited,
     reasons: Mapping[str, str],
     candidates: Mapping[str, Sequence[Candidate]],
 ) -> LayerReport:
+    candidate = made.plan[layer.name]
     names = () if candidate.method == KEEP else suited[layer.name][candidate.method].rank_names
     nothing = "no setting is cheaper" if len(candidates[layer.name]) == 1 else "would lose more than it saves"
-    return report_layer(layer, candidate, chains.get(layer.name), names, reasons.get(layer.name, nothing))
+    return report_layer(layer, candidate, made.chains.get(layer.name), names, reasons.get(layer.name, nothing))

@@ -12,6 +12,7 @@ import onnx
 from onnxlowrank.chain import Chain
 from onnxlowrank.cost.latency import Latency
 from onnxlowrank.evaluate import Agreement
+from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
 
@@ -56,9 +57,8 @@ class Result:
 
     Attributes:
         model: The optimised network.
-        requested: The speed-up asked for.
-        measured_by: ``latency`` or ``macs``: what the request was about.
-        reached: Whether it was met.
+        goal: What was asked for.
+        predicted_speedup: What the sum of the layers' times promised; None where nothing but operations were counted.
         latency_speedup: Time before / time after, median over interleaved runs.
         macs_speedup: Convolutions' MACs before / after.
         layers: One report a layer, in the order of the graph.
@@ -72,9 +72,8 @@ class Result:
     """
 
     model: onnx.ModelProto
-    requested: float
-    measured_by: str
-    reached: bool
+    goal: Goal
+    predicted_speedup: float | None
     latency_speedup: float
     macs_speedup: float
     layers: tuple[LayerReport, ...]
@@ -86,9 +85,29 @@ class Result:
     seconds: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def achieved(self) -> float:
+        """What was reached, in the units of the goal: times, milliseconds, points, multiply-accumulates or bytes."""
+        return {
+            SPEEDUP: self.latency_speedup,
+            LATENCY: self.after.latency.median,
+            MAX_DROP: self.agreement.drop,
+            CONV_MACS: self.macs_speedup,
+            MAX_MACS: self.after.macs,
+            MAX_SIZE: self.after.file_bytes,
+        }[self.goal.kind]
+
+    @property
+    def reached(self) -> bool:
+        """Whether that is what was asked for; with ``max_drop``, whether anything was gained within it."""
+        if self.goal.kind in (SPEEDUP, CONV_MACS):
+            return self.achieved >= self.goal.value
+        return self.achieved <= self.goal.value and (self.goal.kind != MAX_DROP or self.latency_speedup > 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report, without the network, as JSON-ready values."""
-        report: dict[str, Any] = {"schema": 1, **{k: v for k, v in vars(self).items() if k != "model"}}
+        report: dict[str, Any] = {"schema": 2, **{k: v for k, v in vars(self).items() if k != "model"}}
+        report["goal"] = {**asdict(self.goal), "achieved": self.achieved, "reached": self.reached}
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)
         for side in ("before", "after"):

@@ -1,13 +1,14 @@
 """The one loop of the pipeline: plans are tightened until the stopwatch shows the speed-up asked for.
 
 Latency does not depend on the values of weights, so it is measured on outlines, chains of the right shapes, before
-anything is fitted. A measured time is taken as linear in the MACs between the two nearest measurements (false
-position).
+anything is fitted. Within the network the sum of the layers' prices is nearly its time; what it misses is taken to be
+the same share of the time in the next plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -16,18 +17,25 @@ from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
 from onnxlowrank.choose import Suited
 from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.cost.profile import profile, time_per_layer
 from onnxlowrank.fit import Forms
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate
-from onnxlowrank.progress import Progress
+from onnxlowrank.prices import Prices
+from onnxlowrank.progress import Advance, Progress
 from onnxlowrank.runtime import Target
-from onnxlowrank.select.energy import Plan
+from onnxlowrank.select.offer import Offer, Plan, Select
 
-Select = Callable[[Mapping[str, Sequence[Candidate]], float], Plan]
+_LOG = logging.getLogger(__name__)
 
+CORRECTIONS = 3
+"""How often the search begins anew since chains turned out slower than their dense layers."""
 ROUNDS = 7
+"""How many outlines are measured."""
+SETTLING = 15
+"""How often a selection is repeated since candidates it chose had not been timed."""
 MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
@@ -43,87 +51,157 @@ class Network:
         model: Normalised: what is rewritten.
         layers: Its layers.
         suited: The passes of every layer.
-        candidates: What the layers offer, "keep" among it.
         forms: Chooses how chains are written.
+        feeds: One input, for timing.
+        target: Where it is timed.
     """
 
     original: onnx.ModelProto
     model: onnx.ModelProto
     layers: Sequence[Layer]
     suited: Suited
-    candidates: Mapping[str, Sequence[Candidate]]
     forms: Forms
+    feeds: Feeds
+    target: Target
+
+    def outline(self, plan: Plan) -> onnx.ModelProto:
+        """Return the network of a plan, with constants for weights."""
+        chains = {}
+        for layer in self.layers:
+            candidate = plan[layer.name]
+            if candidate.method != KEEP:
+                outline = self.suited[layer.name][candidate.method].outline(layer, candidate.setting)
+                chains[layer.name] = outline.lowered(self.forms(layer, outline))
+        return written(self.model, self.layers, chains)
+
+    def layer_times(self, model: onnx.ModelProto) -> tuple[dict[str, float], float]:
+        """Return the milliseconds of the layers, dense or rewritten, in ``model``, and of the whole of it.
+
+        The layers' are left out on CUDA, where onnxruntime's profiler sees nothing but their launch.
+        """
+        if self.target.provider != "cpu":
+            (latency,) = measure([model], self.feeds, self.target, seconds=2.0)
+            return {}, latency.median
+        inside, rest = time_per_layer(profile(model, self.feeds, self.target), self.layers)
+        return inside, rest + sum(inside.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A plan, the speed-up its outline was measured to have, and whether that is the one asked for."""
+    """A plan and the speed-up of its outline.
+
+    Attributes:
+        plan: One candidate a layer.
+        speedup: As it was measured.
+        predicted: As the prices have it.
+        reached: Whether the plan has the speed-up asked for.
+    """
 
     plan: Plan
     speedup: float
+    predicted: float
     reached: bool
 
 
-def search_plan(
-    network: Network, speedup: float, select: Select, feeds: Feeds, target: Target, progress: Progress
-) -> Found:
+def written(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
+    """Return the network with chains in place of layers, permutations of maps folded into what follows."""
+    return fold_gathers(rewrite(model, layers, chains))
+
+
+def search_plan(network: Network, prices: Prices, select: Select, speedup: float, progress: Progress) -> Found:
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
+
+    Where chains turn out slower than their dense layers inside the outline, their passes' prices are corrected, and the
+    search begins anew.
 
     Args:
         network: What is to be planned.
+        prices: What its candidates cost.
+        select: Makes a plan of offers and a budget.
         speedup: Time before / time after.
-        select: Makes a plan of candidates and a budget of MACs.
-        feeds: One input, for timing.
-        target: Where it is timed.
         progress: Told how far it is.
 
     Returns:
         The plan; where none is faster than the original network, the one that keeps every layer.
     """
-    candidates = network.candidates
-    total = sum(max(offered, key=lambda c: c.cost).cost for offered in candidates.values())
-    cheapest = sum(min(offered, key=lambda c: c.cost).cost for offered in candidates.values())
-    advance = progress.stage("plan", ROUNDS)
+    for _ in range(1 + CORRECTIONS):
+        found = _search(network, prices, select, speedup, progress.stage("plan", ROUNDS))
+        slower = _slower_than_dense(network, prices, found)
+        if not slower:
+            break
+        for candidate, milliseconds in slower.items():
+            _LOG.info("%s: %s %s is slower than the dense layer", candidate.layer, candidate.method, candidate.setting)
+            prices.correct(candidate, milliseconds)
+    return found
 
-    def time_share(plan: Plan) -> float:
-        """Return the outline's time as a share of the original network's."""
-        outline = rewrite(network.model, network.layers, outlines(network, plan))
-        before, after = measure([network.original, fold_gathers(outline)], feeds, target, seconds=5.0)
-        advance(1)
-        return 1 / ratio(before, after)
 
+def _search(network: Network, prices: Prices, select: Select, speedup: float, advance: Advance) -> Found:
+    """Find the plan by false position: a measured time is linear in the predicted one between two measurements."""
     wanted = 1 / (speedup * MARGIN)
-    slow = (total, 1.0)  # MACs and time share of the fastest plan known to be too slow
-    fast: tuple[float, float] | None = None  # of the slowest plan known to be fast enough
-    best = Found({name: max(offered, key=lambda c: c.cost) for name, offered in candidates.items()}, 1.0, False)
-    budget = total / speedup
+    slow = (1.0, 1.0)  # predicted and measured share of the original's time, of the fastest plan that is too slow
+    fast: tuple[float, float] | None = None  # of the slowest plan that is fast enough
+    best = Found({name: _dense(offered) for name, offered in prices.offers().items()}, 1.0, 1.0, False)
+    share = wanted
     tried: set[tuple[Candidate, ...]] = set()
     for attempt in range(ROUNDS):
-        budget = max(budget, cheapest)
-        plan = select(candidates, budget)
+        plan = settle(prices, select, share * prices.whole - prices.rest)
+        predicted = prices.total(plan) / prices.whole
         key = tuple(plan.values())
         if key in tried:
             if fast is None:
                 break
-            fast = (budget, fast[1])  # up to this budget the plan is the one known to be fast enough
-            budget = (budget + slow[0]) / 2
+            fast = (share, fast[1])  # up to here the plan is the one known to be fast enough
+            share = (share + slow[0]) / 2
             continue
         tried.add(key)
-        share, cost = time_share(plan), sum(candidate.cost for candidate in plan.values())
-        enough = share <= wanted
-        found = Found(plan, 1 / share, enough)
-        best = max(best, found, key=_merit)
+        before, after = measure([network.original, network.outline(plan)], network.feeds, network.target, seconds=5.0)
+        measured = 1 / ratio(before, after)
+        advance(1)
+        _LOG.info("speed-up predicted %.3f, measured %.3f", 1 / predicted, 1 / measured)
+        if len(tried) == 1:
+            prices.calibrate(plan, measured * prices.whole)
+            predicted = prices.total(plan) / prices.whole
+        enough = measured <= wanted
+        best = max(best, Found(plan, 1 / measured, 1 / predicted, enough), key=_merit)
         if enough:
-            fast = (cost, share)
-            if share * SLACK >= wanted:
+            fast = (predicted, measured)
+            if measured * SLACK >= wanted:
                 break
         else:
-            slow = (cost, share)
-            if cost <= cheapest:
-                break
+            slow = (predicted, measured)
+        cheapest = _cheapest(prices)
+        if not enough and predicted <= cheapest * (1 + 1e-9):
+            break
         lost = fast is None and attempt >= 2  # lines did not lead there: can it be reached at all?
-        budget = cheapest if lost else _false_position(slow, fast, wanted, total)
+        share = cheapest if lost else max(_false_position(slow, fast, wanted), cheapest)
     return best
+
+
+def settle(prices: Prices, select: Select, budget: float) -> Plan:
+    """Return the plan of a budget in milliseconds for the layers, all of whose candidates are timed.
+
+    What the selection chooses is timed, and the selection repeated with what that changes, until it chooses the same.
+    """
+    for _ in range(SETTLING):
+        plan = select(prices.offers(), budget)
+        if not prices.time(plan):
+            return plan
+    return select(prices.offers(timed=True), budget)
+
+
+def _slower_than_dense(network: Network, prices: Prices, found: Found) -> dict[Candidate, float]:
+    """Return the candidates of a plan whose chains are slower than their dense layers inside the outline; their times.
+
+    What was set by hand, and has no "keep" beside it, is left out.
+    """
+    free = {name for name, offered in prices.offers().items() if any(one.candidate.method == KEEP for one in offered)}
+    rewritten = [one for one in found.plan.values() if one.method != KEEP and one.layer in free]
+    if not rewritten:
+        return {}
+    inside, total = network.layer_times(network.outline(found.plan))
+    drift = prices.whole / found.speedup / total
+    times = {one: drift * inside.get(one.layer, 0.0) for one in rewritten}
+    return {one: milliseconds for one, milliseconds in times.items() if milliseconds > prices.dense[one.layer]}
 
 
 def _merit(found: Found) -> tuple[bool, float]:
@@ -131,24 +209,24 @@ def _merit(found: Found) -> tuple[bool, float]:
     return found.reached, -found.speedup if found.reached else found.speedup
 
 
-def outlines(network: Network, plan: Plan) -> dict[str, Chain]:
-    """Return for every rewritten layer of a plan a chain of the right shapes, as it would be written."""
-    chosen = {}
-    for layer in network.layers:
-        candidate = plan[layer.name]
-        if candidate.method != KEEP:
-            outline = network.suited[layer.name][candidate.method].outline(layer, candidate.setting)
-            chosen[layer.name] = outline.lowered(network.forms(layer, outline))
-    return chosen
+def _dense(offers: Sequence[Offer]) -> Candidate:
+    """Return "keep", or what was chosen by hand."""
+    return min(offers, key=lambda offer: offer.loss).candidate
 
 
-def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float, total: float) -> float:
-    """Return the MACs at which the line through two measurements takes the wanted share of the time."""
+def _cheapest(prices: Prices) -> float:
+    """Return the smallest share of the time that a plan is predicted to take."""
+    least = sum(min(offer.cost for offer in offered) for offered in prices.offers().values())
+    return (prices.rest + least) / prices.whole
+
+
+def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float) -> float:
+    """Return the predicted share at which the line through two measurements takes the wanted share of the time."""
     a, s = slow
     if fast is None:
         if s >= 1:
             return a * wanted / s * 0.98
-        return a - 1.02 * (s - wanted) * (total - a) / (1 - s)  # the other point is the original network
+        return a - 1.02 * (s - wanted) * (1 - a) / (1 - s)  # the other point is the original network
     b, f = fast
     middle = (wanted / 1.01 - f) / (s - f) if s > f else 0.5
     return b + (a - b) * min(max(middle, 0.1), 0.9)

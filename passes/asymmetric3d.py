@@ -35,6 +35,7 @@ class Asymmetric3D(Spatial):
     """Three convolutions, one a dimension; what it refuses and what it samples are the spatial pass's."""
 
     name = "asymmetric3d"
+    careful = False  # its drafts are those of all ranks, until they are fitted
     rank_names = ("d''", "d'")
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
@@ -47,7 +48,7 @@ class Asymmetric3D(Spatial):
         for vertical in aligned_ranks(len(spatial) - 1, block):
             for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):
                 candidate = self.candidate(layer, (vertical, rank), float(spatial[vertical] * channel[rank]))
-                if candidate.cost >= layer.macs:
+                if candidate.macs >= layer.macs:
                     break
                 yield candidate
 

@@ -43,7 +43,7 @@ class Statistics:
     Attributes:
         moments: Of the response, and of what its passes asked for.
         data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
-            predicted with it. Given if a pass weighs.
+            predicted and checked with it. Given if a pass weighs.
         metric: The metric to decompose the kernel under, likewise.
     """
 
@@ -60,15 +60,22 @@ class Candidate:
         layer: Name of the layer.
         method: Name of the pass, or ``keep``.
         setting: The pass's ranks.
-        cost: Multiply-accumulates for one sample.
+        macs: Multiply-accumulates for one sample.
+        parameters: Number of weights and biases.
         energy: Predicted share of the response's variance that is kept, in (0, 1].
     """
 
     layer: str
     method: str
     setting: Setting
-    cost: float
+    macs: int
+    parameters: int
     energy: float
+
+
+def keep(layer: Layer) -> Candidate:
+    """Return the candidate that leaves the layer as it is."""
+    return Candidate(layer.name, KEEP, (), layer.macs, layer.parameters, 1.0)
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,14 @@ class Pass(ABC):
         name: What ``--passes`` calls it.
         ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
         rank_names: What the entries of a setting are called.
+        careful: Whether its candidates promise much less energy than its drafts keep, so that one has to tell how much.
         weighs: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
     """
 
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]] = ("Conv",)
     rank_names: ClassVar[tuple[str, ...]]
+    careful: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
 
     @abstractmethod
@@ -159,12 +168,13 @@ class Pass(ABC):
         """Yield the settings of a single, aligned rank that cost less than the layer; ``energy[rank]`` is kept."""
         for rank in aligned_ranks(len(energy) - 1, block):
             candidate = self.candidate(layer, (rank,), float(energy[rank]))
-            if candidate.cost < layer.macs:
+            if candidate.macs < layer.macs:
                 yield candidate
 
     def candidate(self, layer: Layer, setting: Setting, energy: float) -> Candidate:
-        """Return the candidate of one setting, its cost counted on the outline: every factor, 1x1 ones too."""
-        return Candidate(layer.name, self.name, setting, self.outline(layer, setting).macs(layer.input_shape), energy)
+        """Return the candidate of one setting, what it costs counted on the outline: every factor, 1x1 ones too."""
+        chain = self.outline(layer, setting)
+        return Candidate(layer.name, self.name, setting, chain.macs(layer.input_shape), chain.parameters, energy)
 
 
 def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:

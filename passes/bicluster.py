@@ -85,7 +85,7 @@ class _Bicluster(KernelPass):
                 table = _summed([self.energies(piece) for piece in whitened])
                 for ranks in self.ranks(layer, g, h, block):
                     candidate = self.candidate(layer, (g, h, *ranks), 1.0)
-                    if candidate.cost < layer.macs:
+                    if candidate.macs < layer.macs:
                         kept = float(table[tuple(map(min, ranks, np.subtract(table.shape, 1)))])
                         total = float(table.flat[-1])
                         yield replace(candidate, energy=min(kept / total, 1.0) if total > 0 else 1.0)

@@ -39,6 +39,7 @@ class Cp(KernelPass):
     """Four convolutions, one a mode of the kernel, the two spatial ones depthwise."""
 
     name = "cp"
+    careful = True
     rank_names = ("R",)
 
     def refusal(self, layer: Layer) -> str | None:

@@ -58,7 +58,7 @@ class Monochromatic(KernelPass):
             return
         for size in range(block // 2, layer.outputs, max(block // 2, 1)):
             candidate = self.candidate(layer, (layer.outputs // size,), 1.0)
-            if layer.outputs % size == 0 and candidate.cost < layer.macs:
+            if layer.outputs % size == 0 and candidate.macs < layer.macs:
                 labels = balanced_clusters(kernel, layer.outputs // size, restarts=1)
                 kept = float((_Colours.of(kernel, labels).filters ** 2).sum())
                 if kept < LOWEST_ENERGY * total:  # nor will fewer colours do

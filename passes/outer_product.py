@@ -41,6 +41,7 @@ class OuterProduct(KernelPass):
     """Separate filters on mixtures of the input maps, mixed again."""
 
     name = "outer_product"
+    careful = True
     rank_names = ("K",)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:

@@ -40,6 +40,7 @@ class Svd(KernelPass):
     """Fewer input maps, fewer filters, then a 1x1 convolution that restores the channels."""
 
     name = "svd"
+    careful = True
     rank_names = ("K1", "K2")
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
@@ -48,7 +49,7 @@ class Svd(KernelPass):
         for k1 in aligned_ranks(layer.inputs, block):
             for k2 in aligned_ranks(layer.outputs, block):
                 candidate = self.candidate(layer, (k1, k2), float(energy[k1, k2]))
-                if candidate.cost >= layer.macs:
+                if candidate.macs >= layer.macs:
                     break
                 yield candidate
 

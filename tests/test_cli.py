@@ -386,8 +386,9 @@ def test_full_run(command: Command, place: Path) -> None:
     for words in ("n_c", "1.5x was asked for", "written: out.onnx", "top-1 accuracy"):
         assert words in ended.out
     report = json.loads((ended.folder / "r.json").read_text())
-    assert report["schema"] == 1
-    assert report["reached"] is True
+    assert report["schema"] == 2
+    assert report["goal"]["kind"] == "conv_macs"
+    assert report["goal"]["reached"] is True
     assert report["macs_speedup"] >= 1.5
     assert [layer["name"] for layer in report["layers"]] == ["n_a", "n_c", "n_e", "n_y"]
     assert report["before"]["macs"] > report["after"]["macs"]

@@ -16,12 +16,12 @@ from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.errors import OptionError
-from onnxlowrank.fit import collect_statistics, fit_plan
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
 from onnxlowrank.passes import load_passes, pass_names
-from onnxlowrank.passes.base import KEEP, Candidate, Pass, Setting
+from onnxlowrank.passes.base import Pass, Setting, keep
 from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 
@@ -69,21 +69,20 @@ def fit_network(
     **options: bool,
 ) -> dict[str, Chain]:
     suited = {name: {method.name: method} for name, (method, _) in chosen.items()}
-    plan = {layer.name: Candidate(layer.name, KEEP, (), layer.macs, 1.0) for layer in layers}
+    plan = {layer.name: keep(layer) for layer in layers}
     for layer in layers:
         if layer.name in chosen:
             method, setting = chosen[layer.name]
             plan[layer.name] = method.candidate(layer, setting, 0.9)
     with Spool() as spool:
-        statistics = collect_statistics(model, layers, suited, inputs, spool, 0, Silent())
-        return fit_plan(model, layers, plan, suited, statistics, inputs, spool, 0, Silent(), **options)
+        about = Calibration(model, layers, suited, inputs, spool)
+        return Fitter(about, collect_statistics(about, Silent()), **options).fit(plan, Silent())
 
 
 def statistics_of(case: Case, method: Pass) -> dict:
     with Spool() as spool:
-        found = collect_statistics(
-            case.model, [case.layer], {case.layer.name: {method.name: method}}, case.inputs, spool, 0, Silent()
-        )
+        suited = {case.layer.name: {method.name: method}}
+        found = collect_statistics(Calibration(case.model, [case.layer], suited, case.inputs, spool), Silent())
     return found[case.layer.name]
 
 
@@ -178,7 +177,7 @@ def test_rewritten_layer_is_the_dense_layer_of_its_chain(method: Pass, data: st.
         assert (is_step.take is None, is_step.give is None) == (was_step.take is None, was_step.give is None)
     assert chain.bias.shape == outline.bias.shape
     shape = case.layer.input_shape
-    assert chain.macs(shape) == outline.macs(shape) == method.candidate(case.layer, setting, 0.5).cost
+    assert chain.macs(shape) == outline.macs(shape) == method.candidate(case.layer, setting, 0.5).macs
     assert chain.parameters == outline.parameters
     assert chain.parameters - len(chain.bias) == sum(
         numpy_helper.to_array(tensor).size
@@ -269,8 +268,9 @@ def test_candidates(method: Pass, block: int) -> None:
     for candidate in offered:
         assert (candidate.layer, candidate.method) == (case.layer.name, method.name)
         outline = method.outline(case.layer, candidate.setting)
-        assert 0 < candidate.cost < case.layer.macs
-        assert candidate.cost == outline.macs(case.layer.input_shape)
+        assert 0 < candidate.macs < case.layer.macs
+        assert candidate.macs == outline.macs(case.layer.input_shape)
+        assert candidate.parameters == outline.parameters
         assert 0 < candidate.energy <= 1
         assert len(candidate.setting) == len(limits) == len(method.rank_names)
         assert all(1 <= rank <= limit for rank, limit in zip(candidate.setting, limits, strict=True))

@@ -28,11 +28,17 @@ _METHOD = 1  # to be raised when times taken in another way would not compare to
 
 
 class ChainTimer:
-    """_Times chains on one target, each shape of chain and layer once: times are remembered in a cache."""
+    """Times chains on one target, each shape of chain and layer once: times are remembered in a cache.
+
+    Attributes:
+        timed: How many chains were timed, not remembered.
+        noisy: How many of them stayed too noisy.
+    """
 
     def __init__(self, target: Target, cache: Cache) -> None:
         self._target = target
         self._cache = cache
+        self.timed = self.noisy = 0
 
     def milliseconds(self, layer: Layer, chain: Chain | None) -> Timing:
         """Return the time of ``chain`` in place of ``layer``, or of the layer itself, inside a network."""
@@ -85,8 +91,11 @@ class ChainTimer:
             total = rounds[list(chains).index(reference)]
             net = rounds[: len(chains)] - (0 if outer is None else rounds[-1])
             shares = np.maximum(net / total, _LEAST)
-            if not any(map(_is_noisy, [total, *shares])):
+            noisy = sum(map(_is_noisy, shares))
+            if not (noisy or _is_noisy(total)):
                 break
+        self.timed += len(chains)
+        self.noisy += noisy
         return total, dict(zip(chains, shares, strict=True))
 
 

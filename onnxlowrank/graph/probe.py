@@ -127,6 +127,7 @@ class _Sampler:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self._taken = taken
+        self._written: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
 
     def add(self, probe: Probe) -> None:
@@ -228,8 +229,12 @@ class _Sampler:
         return unused
 
     def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node and return the name of its output."""
+        """Return the name of the output of a node, which is added unless an equal one is there."""
+        key = (op, inputs, repr(sorted(attributes.items())))
+        if output is None and key in self._written:
+            return self._written[key]
         name = unique(f"onnxlowrank_probe/{op}", self._taken)
         written = output or f"{name}:0"
         self.nodes.append(helper.make_node(op, list(inputs), [written], name=name, **attributes))
+        self._written[key] = written
         return written

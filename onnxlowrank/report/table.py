@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxlowrank.evaluate import Agreement
+from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.passes.base import KEEP
 from onnxlowrank.result import LayerReport, ModelReport, Result
 
@@ -65,15 +66,38 @@ def model_table(result: Result) -> RenderableType:
 
 def headline(result: Result) -> str:
     """Return the one sentence that says what was asked for and what came out."""
-    kind = "in measured latency" if result.measured_by == "latency" else "in MACs of the convolutions"
-    got = result.latency_speedup if result.measured_by == "latency" else result.macs_speedup
+    goal, got = result.goal, _amount(result.goal.kind, result.achieved)
+    asked = f"{goal.value:g}x" if goal.kind in (SPEEDUP, CONV_MACS) else _amount(goal.kind, goal.value)
+    faster = "" if goal.kind == SPEEDUP else f"; {result.latency_speedup:.2f}x faster in measured latency"
+    if goal.kind == MAX_DROP:
+        if result.reached:
+            return f"{result.latency_speedup:.2f}x faster in measured latency, {got} lost ({asked} were allowed)."
+        return f"Nothing faster was found that loses at most {asked}."
     if result.reached:
-        return f"{got:.2f}x faster {kind} ({result.requested:g}x was asked for)."
-    if got <= 1:
-        reached = f"no setting makes the network faster {kind}"
+        return f"{got} {_KINDS[goal.kind]}{faster} ({asked} was asked for)."
+    if goal.kind in (SPEEDUP, CONV_MACS) and result.achieved <= 1:
+        reached = f"no setting makes the network {_KINDS[goal.kind]}"
     else:
-        reached = f"the most that could be reached is {got:.2f}x {kind}"
-    return f"{result.requested:g}x was asked for, {reached}. In the way: {'; '.join(_obstacles(result))}."
+        reached = f"the most that could be reached is {got} {_KINDS[goal.kind]}"
+    return f"{asked} was asked for, {reached}{faster}. In the way: {'; '.join(_obstacles(result))}."
+
+
+_KINDS = {
+    SPEEDUP: "faster in measured latency",
+    LATENCY: "of measured latency",
+    CONV_MACS: "fewer MACs of the convolutions",
+    MAX_MACS: "a sample",
+    MAX_SIZE: "of file",
+}
+
+
+def _amount(kind: str, value: float) -> str:
+    """Return a value in the units of a goal."""
+    if kind in (SPEEDUP, CONV_MACS):
+        return f"{value:.2f}x"
+    if kind == MAX_MACS:
+        return f"{value / 1e6:.1f} MMACs"
+    return {LATENCY: f"{value:.3g} ms", MAX_SIZE: f"{value / 1e6:.2f} MB", MAX_DROP: f"{value:.2f} points"}[kind]
 
 
 def _obstacles(result: Result) -> list[str]:

@@ -1,0 +1,114 @@
+"""What the benchmarks share: a network with statistics, offers and prices, as the pipeline prepares it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.inputs import open_inputs
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.choose import offer, suit
+from onnxlowrank.cost.block import channel_block
+from onnxlowrank.cost.cache import Cache
+from onnxlowrank.cost.chains import ChainTimer, fastest_forms
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.load import load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import Candidate, Statistics
+from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.prices import Prices
+from onnxlowrank.progress import Silent
+from onnxlowrank.runtime import Target
+from onnxlowrank.search import Network
+from onnxlowrank.select.offer import Loss, lost_energy
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that knows the network and its inputs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("calibration")
+    parser.add_argument("--preprocess", default="imagenet")
+    parser.add_argument("--mean", help="of the pixels, as for onnxlowrank optimize")
+    parser.add_argument("--resize", type=int)
+    parser.add_argument("--crop", type=int)
+    parser.add_argument("--inputs", type=int, default=200, help="calibration inputs")
+    return parser
+
+
+def some_inputs(args: argparse.Namespace, original: onnx.ModelProto, source: str, count: int) -> Inputs:
+    """Return ``count`` inputs, evenly spread over the source."""
+    how = preprocess_from_options(
+        args.preprocess,
+        mean=None if args.mean is None else tuple(map(float, args.mean.split(","))),
+        resize=None if args.resize is None else (args.resize, args.resize),
+        crop=None if args.crop is None else (args.crop, args.crop),
+    )
+    inputs = open_inputs(source, input_specs(original), how)
+    return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network, and what calibration found out about it."""
+
+    original: onnx.ModelProto
+    about: Calibration
+    statistics: Mapping[str, Statistics]
+    candidates: Mapping[str, Sequence[Candidate]]
+    inputs: Inputs
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The network's layers."""
+        return self.about.layers
+
+    def network(self, threads: int) -> Network:
+        """Return the network as the search takes it."""
+        forms = partial(fastest_forms, self.timer(threads))
+        about = self.about
+        return Network(
+            self.original, about.model, about.layers, about.suited, forms, self.inputs[0], Target(threads=threads)
+        )
+
+    def timer(self, threads: int) -> ChainTimer:
+        """Return a timer of chains."""
+        return ChainTimer(Target(threads=threads), Cache())
+
+    def prices(
+        self, threads: int, candidates: Mapping[str, Sequence[Candidate]] | None = None, loss: Loss = lost_energy
+    ) -> Prices:
+        """Return the prices of the candidates, or of some of them."""
+        network = self.network(threads)
+        inside, whole = network.layer_times(network.model)
+        offered = self.candidates if candidates is None else candidates
+        return Prices(self.layers, network.suited, offered, loss, self.timer(threads), inside, whole)
+
+    def fitter(self, threads: int) -> Fitter:
+        """Return what fits plans."""
+        return Fitter(self.about, self.statistics, self.network(threads).forms)
+
+
+def prepare(args: argparse.Namespace, spool: Spool) -> Prepared:
+    """Load a network, collect its statistics, and list what its layers offer."""
+    original = load(args.model)
+    model = normalise(original)
+    inputs = some_inputs(args, original, args.calibration, args.inputs)
+    layers = with_shapes(model, find_layers(model), inputs)
+    suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
+    about = Calibration(model, layers, suited, stacked_inputs(original, inputs), spool)
+    statistics = collect_statistics(about, Silent())
+    candidates = {layer.name: offer(layer, suited, statistics, {}, channel_block("cpu")) for layer in layers}
+    return Prepared(original, about, statistics, candidates, inputs)

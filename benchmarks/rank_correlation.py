@@ -1,0 +1,176 @@
+"""Which objective of the selection foresees what a plan does to the outputs: energies, or measured sensitivities.
+
+    python benchmarks/rank_correlation.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz
+
+Plans are drawn by the usual selection with random weights of the layers, fitted, and compared with the original on test
+inputs. Spearman's rank correlation of the divergence with what every objective predicts is printed for two groups:
+plans of different speed-ups, and, the harder question and the one selection asks, plans of about the same speed-up
+whose budget is spread over the layers differently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.inputs import open_inputs
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.choose import offer, suit
+from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.load import load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import Candidate
+from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.progress import Silent
+from onnxlowrank.select.energy import select_by_energy
+from onnxlowrank.select.offer import Offer, Plan, lost_energy
+from onnxlowrank.sensitivity import Sensitivity, measure_sensitivities
+
+DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"
+SPREAD = 1.0
+"""Standard deviation of the logarithm of the weights of the layers in the selection."""
+
+Objective = Callable[[Plan], float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan: its group, what became of the network, and what the objectives had predicted."""
+
+    group: str
+    speedup: float
+    change: float
+    drop: float
+    predicted: dict[str, float]
+    plan: list[Candidate]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("calibration")
+    parser.add_argument("test")
+    parser.add_argument("--preprocess", default="imagenet")
+    parser.add_argument("--inputs", type=int, default=200)
+    parser.add_argument("--test-inputs", type=int, default=500)
+    parser.add_argument("--plans", type=int, default=50, help="half of them of different speed-ups, half of equal ones")
+    parser.add_argument("--speedup", type=float, default=3.0, help="of the plans of equal speed-ups, in MACs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to write every plan, what was predicted and what came out")
+    args = parser.parse_args()
+    console = Console(width=140, stderr=True)
+
+    original = load(args.model)
+    model = normalise(original)
+    how, specs = preprocess_from_options(args.preprocess), input_specs(original)
+    inputs = stacked_inputs(original, spread(open_inputs(args.calibration, specs, how), args.inputs))
+    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
+    layers = with_shapes(model, find_layers(model), inputs)
+    suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
+    rng = np.random.default_rng(args.seed)
+    rows = []
+    with Spool() as spool:
+        about = Calibration(model, layers, suited, stacked_inputs(original, inputs), spool, args.seed)
+        statistics = collect_statistics(about, Silent())
+        fitter = Fitter(about, statistics)
+        offered = {layer.name: offer(layer, suited, statistics, {}, 8) for layer in layers}
+        start = time.perf_counter()
+        sensitivities = measure_sensitivities(about, statistics, offered, Silent())
+        console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
+        for name, one in sensitivities.items():
+            console.print(f"  {name}: {one.scale:.4g} * (1 - E) ** {one.exponent:.2f}")
+        dense = sum(layer.macs for layer in layers)
+        for index in range(args.plans):
+            group = EQUAL if index % 2 else DIFFERENT
+            speedup = args.speedup if group == EQUAL else float(rng.uniform(1.5, 5))
+            plan = random_plan(offered, dense / speedup, rng)
+            chains = fitter.fit(plan, Silent())
+            change, drop = compare(original, rewrite(model, layers, chains), test)
+            predicted = {title: objective(plan) for title, objective in objectives(sensitivities).items()}
+            reached = dense / sum(candidate.macs for candidate in plan.values())
+            rows.append(Row(group, reached, change, drop, predicted, list(plan.values())))
+            console.print(f"{index}: {reached:.2f}x, {change:.4f}, drop {drop:.1f}, {predicted}")
+    if args.json:
+        report = {
+            "sensitivities": {name: asdict(one) for name, one in sensitivities.items()},
+            "plans": [asdict(row) for row in rows],
+        }
+        args.json.write_text(json.dumps(report, indent=1))
+    Console(width=140).print(table(rows, f"{inputs.description}; {test.description}"))
+
+
+def objectives(sensitivities: Mapping[str, Sensitivity]) -> dict[str, Objective]:
+    """Return what may be minimised, by title."""
+
+    def by_sensitivity(plan: Plan) -> float:
+        return float(sum(one.loss(plan[name].energy) for name, one in sensitivities.items()))
+
+    return {"energy": lambda plan: sum(map(lost_energy, plan.values())), "sensitivity": by_sensitivity}
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """Return the rank correlations of every objective in either group."""
+    shown = Table(title=title, title_justify="left")
+    for column in ("plans", "number", "speed-up", "top-1 drop (points)", "divergence", *rows[0].predicted):
+        shown.add_column(column, justify="right")
+    for group in (DIFFERENT, EQUAL):
+        chosen = [row for row in rows if row.group == group]
+        changes = [row.change for row in chosen]
+        shown.add_row(
+            group,
+            str(len(chosen)),
+            _range([row.speedup for row in chosen], 2),
+            _range([row.drop for row in chosen], 1),
+            _range(changes, 4),
+            *(
+                f"{spearmanr([row.predicted[name] for row in chosen], changes).statistic:.3f}"
+                for name in rows[0].predicted
+            ),
+        )
+    return shown
+
+
+def random_plan(offered: Mapping[str, Sequence[Candidate]], budget: float, rng: np.random.Generator) -> Plan:
+    """Return the plan within the budget that is best if the layers count as much as chance says."""
+    offers = {}
+    for name, candidates in offered.items():
+        weight = float(np.exp(SPREAD * rng.standard_normal()))
+        offers[name] = [Offer(one, one.macs, weight * lost_energy(one)) for one in candidates]
+    return select_by_energy(offers, budget)
+
+
+def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[float, float]:
+    """Return the divergence, or the relative error where there are no classes, and the drop of accuracy in points."""
+    found = compare_outputs(original, optimised, test, lambda amount: None)
+    before, after = found.accuracy or (float("nan"), float("nan"))
+    return found.relative_error if found.divergence is None else found.divergence, 100 * (before - after)
+
+
+def spread(inputs: Inputs, count: int) -> Inputs:
+    return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()

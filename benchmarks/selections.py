@@ -1,0 +1,158 @@
+"""At the same measured speed-up: what every way to select a plan loses, as a table and a plot.
+
+    python benchmarks/selections.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz \
+        --speedups 2,3,4,5 --plot selections.svg
+
+Plans that count MACs are searched with the same stopwatch. The networks of one speed-up are timed in turns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from common import Prepared, arguments, prepare, some_inputs
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.prices import Prices
+from onnxlowrank.progress import Silent
+from onnxlowrank.search import search_plan, written
+from onnxlowrank.select.energy import select_by_energy, select_uniformly
+from onnxlowrank.select.knapsack import select_exactly
+from onnxlowrank.select.offer import Offer, Plan, Select, lost_energy
+from onnxlowrank.sensitivity import measure_sensitivities
+
+
+class Counted:
+    """Prices that count multiply-accumulates."""
+
+    rest = 0.0
+
+    def __init__(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
+        self._offers = {
+            name: [Offer(one, one.macs, lost_energy(one)) for one in offered] for name, offered in candidates.items()
+        }
+        self.dense = {name: max(offer.cost for offer in offered) for name, offered in self._offers.items()}
+        self.whole = sum(self.dense.values())
+
+    def offers(self, timed: bool = False) -> dict[str, list[Offer]]:
+        return self._offers
+
+    def total(self, plan: Plan) -> float:
+        return sum(candidate.macs for candidate in plan.values())
+
+    def time(self, plan: Plan) -> bool:
+        return False
+
+    def calibrate(self, plan: Plan, milliseconds: float) -> None:
+        pass
+
+    def correct(self, candidate: Candidate, milliseconds: float) -> None:
+        pass
+
+
+def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, Select]]:
+    """Return prices and selections by title."""
+
+    def only(*passes: str) -> dict[str, list[Candidate]]:
+        return {
+            name: [one for one in offered if one.method in (KEEP, "fully_connected", *passes)]
+            for name, offered in prepared.candidates.items()
+        }
+
+    found = measure_sensitivities(prepared.about, prepared.statistics, prepared.candidates, Silent())
+
+    def felt(candidate: Candidate) -> float:
+        return 0.0 if candidate.method == KEEP else float(found[candidate.layer].loss(candidate.energy))
+
+    price: Callable[..., Prices] = partial(prepared.prices, threads)
+    return {
+        "uniform ratio": (Counted(prepared.candidates), select_uniformly),
+        "greedy on MACs (Zhang 2015)": (Counted(prepared.candidates), select_by_energy),
+        "greedy on latency": (price(), select_by_energy),
+        "knapsack, channel": (price(only("channel")), select_exactly),
+        "knapsack, spatial": (price(only("spatial")), select_exactly),
+        "knapsack, cp": (price(only("cp")), select_exactly),
+        "knapsack, all passes": (price(), select_exactly),
+        "knapsack, all passes, sensitivity": (price(loss=felt), select_exactly),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("test")
+    parser.add_argument("--test-inputs", type=int, default=1000)
+    parser.add_argument("--speedups", default="2,3,4")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plot", help="write a plot, e.g. selections.svg")
+    parser.add_argument("--json", help="write the figures")
+    args = parser.parse_args()
+    rows = []
+    with Spool() as spool:
+        prepared = prepare(args, spool)
+        test = some_inputs(args, prepared.original, args.test, args.test_inputs)
+        network, fitter = prepared.network(args.threads), prepared.fitter(args.threads)
+        tried = ways(prepared, args.threads)
+        for asked in map(float, args.speedups.split(",")):
+            models, changes, reached = [], [], []
+            for title, (prices, select) in tried.items():
+                found = search_plan(network, prices, select, asked, Silent())
+                chains = fitter.fit(found.plan, Silent())
+                models.append(written(network.model, network.layers, chains) if chains else prepared.original)
+                changes.append(compare_outputs(prepared.original, models[-1], test, lambda amount: None))
+                reached.append(found.reached)
+                print(f"{asked:g}x, {title}: {found.speedup:.2f}x, {changes[-1]}", flush=True)
+            before, *after = measure([network.original, *models], network.feeds, network.target, seconds=20.0)
+            for title, one, change, enough in zip(tried, after, changes, reached, strict=True):
+                rows.append(
+                    {
+                        "asked": asked,
+                        "selection": title,
+                        "reached": enough,
+                        "speedup": ratio(before, one),
+                        "divergence": change.divergence,
+                        "error": change.relative_error,
+                        "other_class": None if change.top1_agreement is None else 100 * (1 - change.top1_agreement),
+                        "drop": change.drop,
+                    }
+                )
+    report(rows, f"{args.model}, {len(test)} test inputs")
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+    if args.plot:
+        plot(rows, args.plot)
+
+
+def report(rows: Sequence[Mapping[str, object]], title: str) -> None:
+    columns = {"speedup": ".2f", "error": ".4f", "divergence": ".4f", "other_class": ".2f", "drop": ".2f"}
+    table = Table(title=title, title_justify="left")
+    for column in ("asked for", "selection", *columns):
+        table.add_column(column)
+    for row in rows:
+        figures = ("" if row[name] is None else format(row[name], form) for name, form in columns.items())
+        table.add_row(f"{row['asked']:g}x{'' if row['reached'] else ', not reached'}", str(row["selection"]), *figures)
+    Console(width=140).print(table)
+
+
+def plot(rows: Sequence[Mapping[str, object]], path: str) -> None:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for title in dict.fromkeys(row["selection"] for row in rows):
+        mine = [row for row in rows if row["selection"] == title]
+        axes.plot([row["speedup"] for row in mine], [row["error"] for row in mine], marker="o", label=title)
+    axes.set(xlabel="measured speed-up", ylabel="relative error of the output", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

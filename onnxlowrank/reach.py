@@ -1,0 +1,181 @@
+"""The ways to a goal: plan, fit, look at what was reached, and correct the plan, a bounded number of times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.chain import Chain
+from onnxlowrank.cost.latency import Latency, measure, ratio
+from onnxlowrank.errors import ModelError
+from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.fit import Fitter
+from onnxlowrank.goal import DEFAULT_SPEEDUP
+from onnxlowrank.layer import Layer
+from onnxlowrank.passes.base import Candidate, keep
+from onnxlowrank.prices import Prices
+from onnxlowrank.progress import Progress
+from onnxlowrank.search import Network, search_plan, written
+from onnxlowrank.select.offer import Loss, Plan, Select, offers_of
+
+_FITS = 3
+"""How often a plan is fitted, should the network turn out slower than its outline."""
+_TOO_FAST = 1.08
+"""Networks faster than this times what was asked for gave away accuracy, and are planned anew."""
+_DROP_FITS = 6
+"""How many networks are fitted in search of the fastest one within a drop of accuracy."""
+_NEAR = 1.1
+"""That search ends between two speed-ups whose ratio this is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """All that it takes to make a network.
+
+    Attributes:
+        network: What is rewritten, and where it is timed.
+        candidates: What its layers offer.
+        loss: Predicts what a candidate takes from the network.
+        select: Makes plans.
+        fitter: Fits them.
+        progress: Told how far the work is.
+    """
+
+    network: Network
+    candidates: Mapping[str, Sequence[Candidate]]
+    loss: Loss
+    select: Select
+    fitter: Fitter
+    progress: Progress
+
+    def make(self, plan: Plan, predicted: float | None = None) -> Made:
+        """Return the network of a plan, fitted and timed side by side with the original."""
+        network = self.network
+        chains = self.fitter.fit(plan, self.progress)
+        model = written(network.model, network.layers, chains) if chains else network.original
+        advance = self.progress.stage("measure", 1.0)
+        before, after = measure([network.original, model], network.feeds, network.target, seconds=20.0)
+        advance(1.0)
+        return Made(plan, chains, model, before, after, predicted)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A network that was made.
+
+    Attributes:
+        plan: Its plan.
+        chains: What its layers became.
+        model: The network.
+        before: Times of the original network.
+        after: Its times, taken in turns with these.
+        predicted: The speed-up that the plan's prices promise, if there are any.
+    """
+
+    plan: Plan
+    chains: Mapping[str, Chain]
+    model: onnx.ModelProto
+    before: Latency
+    after: Latency
+    predicted: float | None
+
+    @property
+    def speedup(self) -> float:
+        """Time before / time after."""
+        return ratio(self.before, self.after)
+
+
+def reach_speedup(bench: Workbench, prices: Prices, speedup: float) -> Made:
+    """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none."""
+    made: list[Made] = []
+    wanted = speedup
+    for _ in range(_FITS):
+        found = search_plan(bench.network, prices, bench.select, wanted, bench.progress)
+        if any(found.plan == one.plan for one in made):
+            break
+        made.append(bench.make(found.plan, found.predicted))
+        if not found.reached or speedup <= made[-1].speedup <= _TOO_FAST * speedup:
+            break
+        wanted = max(speedup * found.speedup / made[-1].speedup, 1.0)
+    reached = [one for one in made if one.speedup >= speedup]
+    return min(reached, key=lambda one: one.speedup) if reached else max(made, key=lambda one: one.speedup)
+
+
+def reach_latency(bench: Workbench, prices: Prices, milliseconds: float) -> Made:
+    """Return the most accurate network found that takes so long; the fastest one if there is none."""
+    network = bench.network
+    (now,) = measure([network.original], network.feeds, network.target, seconds=5.0)
+    if now.median <= milliseconds:
+        return bench.make(unchanged(network.layers))
+    return reach_speedup(bench, prices, now.median / milliseconds)
+
+
+def reach_drop(bench: Workbench, prices: Prices, unseen: Inputs, points: float) -> Made:
+    """Return the fastest network found that loses at most so many points on inputs the fit has not seen."""
+    original = bench.network.original
+    if math.isnan(compare_outputs(original, original, unseen[:1], lambda amount: None).drop):
+        raise ModelError("--max-drop counts classes, but the first output of the network is no [N, classes]")
+    best = bench.make(unchanged(bench.network.layers))
+    low, high, speedup = 1.0, math.inf, DEFAULT_SPEEDUP
+    for _ in range(_DROP_FITS):
+        found = search_plan(bench.network, prices, bench.select, speedup, bench.progress)
+        made = bench.make(found.plan, found.predicted)
+        advance = bench.progress.stage("compare", len(unseen))
+        if compare_outputs(original, made.model, unseen, advance).drop <= points:
+            low, best = speedup, max(best, made, key=lambda one: one.speedup)
+            if not found.reached:
+                break  # there is none faster
+        else:
+            high = speedup
+        if high / low < _NEAR:
+            break
+        speedup = 2 * low if math.isinf(high) else math.sqrt(low * high)
+    return best
+
+
+def reach_conv_macs(bench: Workbench, speedup: float) -> Made:
+    """Return the network whose convolutions have so many times fewer multiply-accumulates, or as few as possible."""
+    return bench.make(plan_by_macs(bench.network.layers, bench.candidates, speedup, bench.select, bench.loss))
+
+
+def reach_macs(bench: Workbench, most: float) -> Made:
+    """Return the network of at most so many multiply-accumulates for one sample, or of as few as possible."""
+    offers = offers_of(bench.candidates, lambda candidate: candidate.macs, bench.loss)
+    return bench.make(bench.select(offers, most))
+
+
+def reach_size(bench: Workbench, most: float) -> Made:
+    """Return the network whose file has at most so many bytes, or as few as possible."""
+    network = bench.network
+    offers = offers_of(bench.candidates, lambda candidate: 4 * candidate.parameters, bench.loss)
+    plan, size = unchanged(network.layers), network.model.ByteSize()
+    for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
+        around = size - 4 * sum(candidate.parameters for candidate in plan.values())
+        plan = bench.select(offers, most - around)
+        size = network.outline(plan).ByteSize()
+        if size <= most:
+            break
+    return bench.make(plan)
+
+
+def plan_by_macs(
+    layers: Sequence[Layer],
+    candidates: Mapping[str, Sequence[Candidate]],
+    speedup: float,
+    select: Select,
+    loss: Loss,
+) -> Plan:
+    """Return the plan for a theoretical speed-up: multiply-accumulates of all convolutions, kept ones included."""
+    convolutions = sum(layer.macs for layer in layers if layer.is_conv)
+    others = sum(layer.macs for layer in layers if not layer.is_conv)
+    offers = offers_of(candidates, lambda candidate: candidate.macs, loss)
+    return select(offers, others + convolutions / speedup)
+
+
+def unchanged(layers: Sequence[Layer]) -> Plan:
+    """Return the plan that keeps every layer."""
+    return {layer.name: keep(layer) for layer in layers}

@@ -1,0 +1,110 @@
+"""Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from onnx.onnx_ml_pb2 import TensorProto
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.inputs import open_inputs
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.choose import offer
+from onnxlowrank.fit import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import keep
+from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    rng = np.random.default_rng(0)
+    nodes, constants, tensor = [], [], "x"
+    for name in "abc":
+        weight = rng.standard_normal((12, 12, 3, 3)).astype(np.float32) / 10
+        constants.append(numpy_helper.from_array(weight, f"w{name}"))
+        nodes.append(helper.make_node("Conv", [tensor, f"w{name}"], [f"y{name}"], name=name, pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"y{name}"], [f"r{name}"], name=f"relu_{name}"))
+        tensor = f"r{name}"
+    shape = [1, 12, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "three",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = [{"x": rng.standard_normal(shape).astype(np.float32)} for _ in range(20)]
+    inputs = open_inputs(feeds, input_specs(model), preprocess_from_options("raw"))
+    layers = with_shapes(model, find_layers(model), inputs)
+    passes = {one.name: one for one in load_passes(["channel", "spatial", "cp"])}
+    with Spool() as spool:
+        about = Calibration(model, layers, {layer.name: passes for layer in layers}, inputs, spool)
+        yield about, collect_statistics(about, Silent())
+
+
+def plan_of(calibration, **ranks):
+    """Ranks of the spatial pass by layer; the others are kept."""
+    plan = {layer.name: keep(layer) for layer in calibration.layers}
+    for layer in calibration.layers:
+        if layer.name in ranks:
+            plan[layer.name] = calibration.suited[layer.name]["spatial"].candidate(layer, (ranks[layer.name],), 0.9)
+    return plan
+
+
+def weights(chains):
+    return {name: [step.weight for step in chain.steps] for name, chain in chains.items()}
+
+
+PLANS = [{"a": 4, "b": 4, "c": 4}, {"a": 4, "b": 8, "c": 4}, {"b": 8, "c": 4}, {"b": 8, "c": 4}, {"b": 8}]
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_a_fitter_gives_what_a_fresh_one_gives(calibrated, asymmetric):
+    calibration, statistics = calibrated
+    fitter = Fitter(calibration, statistics, asymmetric=asymmetric)
+    for ranks in PLANS:
+        plan = plan_of(calibration, **ranks)
+        again = weights(fitter.fit(plan, Silent()))
+        fresh = weights(Fitter(calibration, statistics, asymmetric=asymmetric).fit(plan, Silent()))
+        assert again.keys() == fresh.keys() == ranks.keys()
+        for name in ranks:
+            for one, other in zip(again[name], fresh[name], strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_what_stays_is_not_fitted_again(calibrated):
+    calibration, statistics = calibrated
+    fitter = Fitter(calibration, statistics)
+    work = []
+
+    class Counting:
+        def stage(self, title, total):
+            work.append(total / (len(calibration.inputs) + 1))
+            return lambda amount: None
+
+    for ranks in PLANS:
+        fitter.fit(plan_of(calibration, **ranks), Counting())
+    assert work == [3, 2, 2, 0, 0]
+
+
+def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
+    """cp promises the energy of separate terms; its terms are fitted jointly, and keep more."""
+    calibration, statistics = calibrated
+    layer = calibration.layers[1]
+    offered = offer(layer, calibration.suited, statistics, {}, 4)
+    method, data = calibration.suited["b"]["cp"], statistics["b"].data
+    promised = {one.setting: one.energy for one in method.candidates(layer, statistics["b"], 4)}
+    told = [one for one in offered if one.method == "cp"]
+    assert told
+    before, after = [], []
+    for one in told:
+        kernel = method.draft(layer, one.setting, statistics["b"]).chain.dense_kernel().reshape(layer.folded.shape)
+        kept = 1 - data.norm2(layer.folded - kernel) / data.norm2(layer.folded)
+        before.append(abs(promised[one.setting] - kept))
+        after.append(abs(one.energy - kept))
+    assert np.mean(after) < 0.5 * np.mean(before)
+    assert max(after) < 0.15
