@@ -144,6 +144,8 @@ def reach_conv_macs(bench: Workbench, speedup: float) -> Made:
 
 def reach_macs(bench: Workbench, most: float) -> Made:
     """Return the network of at most so many multiply-accumulates for one sample, or of as few as possible."""
+    if sum(layer.macs for layer in bench.network.layers) <= most:
+        return bench.make(unchanged(bench.network.layers))
     offers = offers_of(bench.candidates, lambda candidate: candidate.macs, bench.loss)
     return bench.make(bench.select(offers, most))
 
@@ -151,6 +153,8 @@ def reach_macs(bench: Workbench, most: float) -> Made:
 def reach_size(bench: Workbench, most: float) -> Made:
     """Return the network whose file has at most so many bytes, or as few as possible."""
     network = bench.network
+    if network.original.ByteSize() <= most:
+        return bench.make(unchanged(network.layers))
     offers = offers_of(bench.candidates, lambda candidate: 4 * candidate.parameters, bench.loss)
     plan, size = unchanged(network.layers), network.model.ByteSize()
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan

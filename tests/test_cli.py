@@ -247,8 +247,12 @@ REFUSED: dict[str, Case] = {
     "speedup too low": option("--speedup", "0.5", says="--speedup 0.5"),
     "speedup is no number": option("--speedup", "nan", says="--speedup nan"),
     "speedup infinite": option("--speedup", "inf", says="--speedup inf"),
+    "two goals": option("--speedup", "2", "--latency", "3ms", says="--speedup and --latency|one of them"),
+    "no time": option("--latency", "12parsecs", says="--latency 12parsecs|ms"),
+    "no size": option("--max-size", "big", says="--max-size big|MB"),
+    "no count": option("--max-macs", "1e3e", says="--max-macs 1e3e|M, G"),
     "target unknown": option("--target", "joules", says="--target joules|latency, macs"),
-    "selection unknown": option("--selection", "best", says="--selection best|energy, uniform"),
+    "selection unknown": option("--selection", "best", says="--selection best|exact, energy, uniform"),
     "seed negative": option("--seed", "-1", says="--seed -1"),
     "provider without hardware": option("--provider", "cuda", says="--provider cuda|--provider cpu"),
     "provider unknown": option("--provider", "xyz", says="--provider xyz|cpu, cuda"),
@@ -405,6 +409,25 @@ def test_unreachable_speedup_writes_the_best(command: Command) -> None:
     verdict = " ".join(ended.out.split())
     assert "50x was asked for, the most that could be reached is" in verdict
     assert re.search(r"In the way: n_[ace] \(", verdict)
+
+
+@pytest.mark.parametrize(
+    ("goal", "says"),
+    [
+        (
+            ("--latency", "20s"),
+            r"ms of measured latency; \S+x faster in measured latency \(20000.00 ms was asked for\)",
+        ),
+        (("--max-macs", "1G"), r"MMACs a sample; .* \(1000.0 MMACs was asked for\)"),
+        (("--max-size", "1MB"), r"MB of file; .* \(1.00 MB was asked for\)"),
+    ],
+)
+def test_other_goals(command: Command, goal: tuple[str, str], says: str) -> None:
+    """Goals that are met already: the network is written as it is."""
+    ended = command("optimize", "../in/net.onnx", "out.onnx", "--calibration", "../in/images", *MACS[2:], *goal)
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(says, " ".join(ended.out.split()))
+    assert loads(ended.folder / "out.onnx") == network()
 
 
 def test_options_of_the_method(command: Command) -> None:

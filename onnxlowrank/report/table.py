@@ -97,7 +97,7 @@ def _amount(kind: str, value: float) -> str:
         return f"{value:.2f}x"
     if kind == MAX_MACS:
         return f"{value / 1e6:.1f} MMACs"
-    return {LATENCY: f"{value:.3g} ms", MAX_SIZE: f"{value / 1e6:.2f} MB", MAX_DROP: f"{value:.2f} points"}[kind]
+    return {LATENCY: f"{value:.2f} ms", MAX_SIZE: f"{value / 1e6:.2f} MB", MAX_DROP: f"{value:.2f} points"}[kind]
 
 
 def _obstacles(result: Result) -> list[str]:
