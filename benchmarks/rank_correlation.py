@@ -10,7 +10,6 @@ whose budget is spread over the layers differently.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,26 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from common import arguments, prepare, some_inputs
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.calibrate.stacking import stacked_inputs
-from onnxlowrank.choose import offer, suit
 from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics
-from onnxlowrank.graph.layers import find_layers
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.fit import Fitter
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.select.energy import select_by_energy
 from onnxlowrank.select.offer import Offer, Plan, lost_energy
@@ -64,12 +54,8 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
+    parser = arguments(__doc__)
     parser.add_argument("test")
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--inputs", type=int, default=200)
     parser.add_argument("--test-inputs", type=int, default=500)
     parser.add_argument("--plans", type=int, default=50, help="half of them of different speed-ups, half of equal ones")
     parser.add_argument("--speedup", type=float, default=3.0, help="of the plans of equal speed-ups, in MACs")
@@ -78,22 +64,15 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=140, stderr=True)
 
-    original = load(args.model)
-    model = normalise(original)
-    how, specs = preprocess_from_options(args.preprocess), input_specs(original)
-    inputs = stacked_inputs(original, spread(open_inputs(args.calibration, specs, how), args.inputs))
-    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
-    layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
     rng = np.random.default_rng(args.seed)
     rows = []
     with Spool() as spool:
-        about = Calibration(model, layers, suited, stacked_inputs(original, inputs), spool, args.seed)
-        statistics = collect_statistics(about, Silent())
-        fitter = Fitter(about, statistics)
-        offered = {layer.name: offer(layer, suited, statistics, {}, 8) for layer in layers}
+        prepared = prepare(args, spool)
+        original, layers, offered = prepared.original, prepared.layers, prepared.candidates
+        test = some_inputs(args, original, args.test, args.test_inputs)
+        fitter = Fitter(prepared.about, prepared.statistics)
         start = time.perf_counter()
-        sensitivities = measure_sensitivities(about, statistics, offered, Silent())
+        sensitivities = measure_sensitivities(prepared.about, prepared.statistics, offered, Silent())
         console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
         for name, one in sensitivities.items():
             console.print(f"  {name}: {one.scale:.4g} * (1 - E) ** {one.exponent:.2f}")
@@ -103,7 +82,7 @@ def main() -> None:
             speedup = args.speedup if group == EQUAL else float(rng.uniform(1.5, 5))
             plan = random_plan(offered, dense / speedup, rng)
             chains = fitter.fit(plan, Silent())
-            change, drop = compare(original, rewrite(model, layers, chains), test)
+            change, drop = compare(original, rewrite(prepared.about.model, layers, chains), test)
             predicted = {title: objective(plan) for title, objective in objectives(sensitivities).items()}
             reached = dense / sum(candidate.macs for candidate in plan.values())
             rows.append(Row(group, reached, change, drop, predicted, list(plan.values())))
@@ -114,7 +93,7 @@ def main() -> None:
             "plans": [asdict(row) for row in rows],
         }
         args.json.write_text(json.dumps(report, indent=1))
-    Console(width=140).print(table(rows, f"{inputs.description}; {test.description}"))
+    Console(width=140).print(table(rows, f"{prepared.inputs.description}; {test.description}"))
 
 
 def objectives(sensitivities: Mapping[str, Sensitivity]) -> dict[str, Objective]:
@@ -162,10 +141,6 @@ def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs)
     found = compare_outputs(original, optimised, test, lambda amount: None)
     before, after = found.accuracy or (float("nan"), float("nan"))
     return found.relative_error if found.divergence is None else found.divergence, 100 * (before - after)
-
-
-def spread(inputs: Inputs, count: int) -> Inputs:
-    return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
 
 
 def _range(values: Sequence[float], digits: int) -> str:

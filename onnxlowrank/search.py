@@ -93,7 +93,7 @@ class Found:
     Attributes:
         plan: One candidate a layer.
         speedup: As it was measured.
-        predicted: As the prices have it.
+        predicted: As the prices had it before it was measured.
         reached: Whether the plan has the speed-up asked for.
     """
 
@@ -145,7 +145,7 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
     tried: set[tuple[Candidate, ...]] = set()
     for attempt in range(ROUNDS):
         plan = settle(prices, select, share * prices.whole - prices.rest)
-        predicted = prices.total(plan) / prices.whole
+        predicted = foreseen = prices.total(plan) / prices.whole
         key = tuple(plan.values())
         if key in tried:
             if fast is None:
@@ -162,7 +162,7 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
             prices.calibrate(plan, measured * prices.whole)
             predicted = prices.total(plan) / prices.whole
         enough = measured <= wanted
-        best = max(best, Found(plan, 1 / measured, 1 / predicted, enough), key=_merit)
+        best = max(best, Found(plan, 1 / measured, 1 / foreseen, enough), key=_merit)
         if enough:
             fast = (predicted, measured)
             if measured * SLACK >= wanted:

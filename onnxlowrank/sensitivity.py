@@ -7,10 +7,10 @@ layers: where each is fitted to the true responses, single-layer losses do add u
 
 What stands for the approximation matters more than how often it is measured. The same energy may be lost
 
-* along the principal axes of the responses (Zhang 2015, Eq. 2-3): up to ten times as harmful as what ``cp`` or
+* along the principal axes of the responses (Zhang 2015, Eq. 2-3): more harmful than what ``cp`` or
   ``outer_product`` lose, and not alike in all layers;
 * by shrinkage or to noise: further off, because neither lies where the approximations err;
-* to a pass's own :meth:`~onnxlowrank.passes.base.Pass.draft`: within a factor of two of what the fitted chain costs,
+* to a pass's own :meth:`~onnxlowrank.passes.base.Pass.draft`: near to what the fitted chain costs,
   once the mean of the response is restored, as the fit would do.
 
 So drafts of a few candidates are measured, cheap ones for their energy, and a power law in the lost energy goes through
