@@ -20,11 +20,13 @@ from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.chain import Chain
 from onnxlowrank.choose import offer, suit
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_factors
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
@@ -36,7 +38,7 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
 from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
-from onnxlowrank.pipeline import SELECTIONS, with_shapes
+from onnxlowrank.pipeline import SELECTIONS
 from onnxlowrank.progress import Silent
 from onnxlowrank.reach import plan_by_macs
 from onnxlowrank.result import conv_macs
@@ -118,11 +120,12 @@ def main() -> None:
         for speedup in map(float, args.speedups.split(",")):
             for title, (passes, selection, nonlinear, asymmetric) in chosen.items():
                 suited, _ = suit(layers, passes, (), (), conv_only=True)
-                candidates = {layer.name: offer(layer, suited, statistics, {}, 8) for layer in layers}
+                drafts = Drafts(suited, statistics)
+                candidates = {layer.name: offer(layer, drafts, {}, 8) for layer in layers}
                 plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], lost_energy)
                 start = time.perf_counter()
                 about = Calibration(model, layers, suited, inputs, spool)
-                fitter = Fitter(about, statistics, nonlinear=nonlinear, asymmetric=asymmetric)
+                fitter = Fitter(about, drafts, nonlinear=nonlinear, asymmetric=asymmetric)
                 chains = fitter.fit(plan, Silent())
                 reached = conv_macs(layers, {}) / conv_macs(layers, chains)
                 row = compare(original, rewrite(model, layers, chains), test)

@@ -9,25 +9,27 @@ from functools import partial
 
 import numpy as np
 import onnx
+from threadpoolctl import threadpool_limits
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.stacking import stacked_inputs
-from onnxlowrank.choose import offer, suit
+from onnxlowrank.choose import offer_all, suit
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import Candidate, Statistics
-from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.passes.base import Candidate
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
@@ -66,7 +68,7 @@ class Prepared:
 
     original: onnx.ModelProto
     about: Calibration
-    statistics: Mapping[str, Statistics]
+    drafts: Drafts
     candidates: Mapping[str, Sequence[Candidate]]
     inputs: Inputs
 
@@ -98,17 +100,18 @@ class Prepared:
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""
-        return Fitter(self.about, self.statistics, self.network(threads).forms)
+        return Fitter(self.about, self.drafts, self.network(threads).forms)
 
 
 def prepare(args: argparse.Namespace, spool: Spool) -> Prepared:
     """Load a network, collect its statistics, and list what its layers offer."""
+    threadpool_limits(1, "blas")  # as the pipeline does
     original = load(args.model)
     model = normalise(original)
     inputs = some_inputs(args, original, args.calibration, args.inputs)
     layers = with_shapes(model, find_layers(model), inputs)
     suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
     about = Calibration(model, layers, suited, stacked_inputs(original, inputs), spool)
-    statistics = collect_statistics(about, Silent())
-    candidates = {layer.name: offer(layer, suited, statistics, {}, channel_block("cpu")) for layer in layers}
-    return Prepared(original, about, statistics, candidates, inputs)
+    drafts = Drafts(suited, collect_statistics(about, Silent()))
+    candidates = offer_all(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
+    return Prepared(original, about, drafts, candidates, inputs)

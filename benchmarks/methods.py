@@ -22,11 +22,13 @@ from rich.table import Table
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
@@ -36,7 +38,6 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, Pass, keep
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
 
@@ -101,7 +102,7 @@ def main() -> None:
             plan = {one.name: keep(one) for one in layers}
             plan[layer.name] = found.candidate
             start = time.perf_counter()
-            chains = Fitter(about, statistics).fit(plan, Silent())
+            chains = Fitter(about, Drafts(suited, statistics)).fit(plan, Silent())
             fitted = time.perf_counter() - start
             changed = compare_outputs(original, rewrite(model, layers, chains), test, lambda amount: None)
             before, after = changed.accuracy or (0.0, 0.0)

@@ -23,9 +23,11 @@ from rich.table import Table
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import Agreement, compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
@@ -34,7 +36,6 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Setting, keep
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
 from onnxlowrank.weigh import METRICS, metric_of
@@ -92,7 +93,7 @@ def main() -> None:
                 draft = method.draft(layer, setting, statistics[layer.name])
                 seconds = time.perf_counter() - start
                 plan = {**kept, layer.name: method.candidate(layer, setting, 1.0)}
-                chains = Fitter(about, statistics, forms).fit(plan, Silent())
+                chains = Fitter(about, Drafts(suited, statistics), forms).fit(plan, Silent())
                 alone = compare_outputs(original, rewrite(model, layers, {layer.name: draft.chain}), test, _quiet)
                 refitted = compare_outputs(original, rewrite(model, layers, chains), test, _quiet)
                 shown = "x".join(map(str, setting))

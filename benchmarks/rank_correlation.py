@@ -70,9 +70,9 @@ def main() -> None:
         prepared = prepare(args, spool)
         original, layers, offered = prepared.original, prepared.layers, prepared.candidates
         test = some_inputs(args, original, args.test, args.test_inputs)
-        fitter = Fitter(prepared.about, prepared.statistics)
+        fitter = Fitter(prepared.about, prepared.drafts)
         start = time.perf_counter()
-        sensitivities = measure_sensitivities(prepared.about, prepared.statistics, offered, Silent())
+        sensitivities = measure_sensitivities(prepared.about, prepared.drafts, offered, Silent())
         console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
         for name, one in sensitivities.items():
             console.print(f"  {name}: {one.scale:.4g} * (1 - E) ** {one.exponent:.2f}")

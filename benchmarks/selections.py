@@ -68,7 +68,7 @@ def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, 
             for name, offered in prepared.candidates.items()
         }
 
-    found = measure_sensitivities(prepared.about, prepared.statistics, prepared.candidates, Silent())
+    found = measure_sensitivities(prepared.about, prepared.drafts, prepared.candidates, Silent())
 
     def felt(candidate: Candidate) -> float:
         return 0.0 if candidate.method == KEEP else float(found[candidate.layer].loss(candidate.energy))

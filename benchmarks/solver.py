@@ -18,6 +18,7 @@ import numpy as np
 from onnxlowrank.calibrate.capture import Spool, sample
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.decompose import regression
@@ -28,7 +29,6 @@ from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.passes import load_passes
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 
 ITERATIONS = {

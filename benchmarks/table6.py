@@ -18,6 +18,7 @@ from rich.table import Table
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import suit
 from onnxlowrank.decompose.spectrum import cumulative_energy
@@ -28,7 +29,6 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import RESPONSE, Candidate, keep
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 from onnxlowrank.select.energy import select_by_energy
 from onnxlowrank.select.offer import Offer, lost_energy

@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import LOWEST_ENERGY, NO_METRIC, Candidate, Pass, Setting, Statistics, keep
+from onnxlowrank.parallel import in_parallel
+from onnxlowrank.passes.base import LOWEST_ENERGY, NO_METRIC, Candidate, Pass, Setting, keep
+from onnxlowrank.progress import Advance
 
 _TYPICAL_ENERGY = 0.85
 """Where promises are checked: settings that promise so much keep about as much as those that plans are made of."""
@@ -100,22 +103,16 @@ def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Ran
     return chosen
 
 
-def offer(
-    layer: Layer,
-    suited: Suited,
-    statistics: Mapping[str, Statistics],
-    by_hand: Mapping[str, ByHand],
-    block: int,
-) -> list[Candidate]:
+def offer(layer: Layer, drafts: Drafts, by_hand: Mapping[str, ByHand], block: int) -> list[Candidate]:
     """Return what a layer offers: "keep", and every sensible setting of every pass; or what was chosen by hand."""
-    asked, passes = by_hand.get(layer.name), suited.get(layer.name, {})
+    asked, passes = by_hand.get(layer.name), drafts.suited.get(layer.name, {})
     if asked is not None and asked.method is not None and asked.setting:
         return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)]
     offered = [
         candidate
         for one in passes.values()
         if asked is None or asked.method in (None, one.name)
-        for candidate in _checked(layer, one, list(one.candidates(layer, statistics[layer.name], block)), statistics)
+        for candidate in _checked(layer, one, list(one.candidates(layer, drafts.statistics[layer.name], block)), drafts)
     ]
     if asked is not None:
         enough = [candidate for candidate in offered if candidate.energy >= asked.energy]
@@ -123,25 +120,36 @@ def offer(
     return [keep(layer), *(candidate for candidate in offered if candidate.energy >= LOWEST_ENERGY)]
 
 
-def _checked(
-    layer: Layer, method: Pass, candidates: Sequence[Candidate], statistics: Mapping[str, Statistics]
-) -> Sequence[Candidate]:
+def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts: Drafts) -> Sequence[Candidate]:
     """Return the candidates of a careful pass with energies as one draft has them.
 
     What a bound from spectra says is lost, and what is lost in truth, are both 1 where nothing is kept, and in between
     about a power of each other, the same for all settings of a pass and a layer.
     """
-    if not (method.careful and candidates) or statistics[layer.name].data is NO_METRIC:
+    data = drafts.statistics[layer.name].data
+    if not (method.careful and candidates) or data is NO_METRIC:
         return candidates
     tried = min(candidates, key=lambda candidate: (abs(candidate.energy - _TYPICAL_ENERGY), candidate.macs))
-    about = statistics[layer.name]
-    kernel = method.draft(layer, tried.setting, about).chain.dense_kernel().reshape(layer.folded.shape)
-    whole, bound = about.data.norm2(layer.folded), 1 - tried.energy
-    lost = about.data.norm2(layer.folded - kernel) / whole if whole > 0 else 0.0
+    kernel = drafts.of(layer, tried).chain.dense_kernel().reshape(layer.folded.shape)
+    whole, bound = data.norm2(layer.folded), 1 - tried.energy
+    lost = data.norm2(layer.folded - kernel) / whole if whole > 0 else 0.0
     if not (0 < lost < 1 and 0 < bound < 1):
         return candidates
     exponent = math.log(lost) / math.log(bound)
     return [replace(one, energy=1 - max(1 - one.energy, 0.0) ** exponent) for one in candidates]
+
+
+def offer_all(
+    layers: Sequence[Layer], drafts: Drafts, by_hand: Mapping[str, ByHand], block: int, advance: Advance
+) -> dict[str, list[Candidate]]:
+    """Return what every layer offers, in the order of the layers; the largest layers are seen to first."""
+    ordered = sorted(layers, key=lambda layer: -layer.weight.size)
+    everything = in_parallel(lambda layer: offer(layer, drafts, by_hand, block), ordered)
+    found = {}
+    for layer, offered in zip(ordered, everything, strict=True):
+        found[layer.name] = offered
+        advance(1)
+    return {layer.name: found[layer.name] for layer in layers}
 
 
 def _some_names(layers: Sequence[Layer]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,24 @@ from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import ModelError
 from onnxlowrank.progress import Advance
 from onnxlowrank.runtime import all_threads, open_session, running
+
+_Array = NDArray[np.floating]
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far one output of two networks differs.
+
+    Attributes:
+        name: Of the output.
+        largest: Largest absolute difference of any value.
+        relative_error: ``|b - a| / |a|``, Frobenius norms.
+    """
+
+    name: str
+    largest: float
+    relative_error: float
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,10 @@ class Agreement:
         top1_agreement: Share of samples with the same largest class; None when the first output is no ``[N, classes]``.
         divergence: Mean Kullback-Leibler divergence of the class probabilities, ``KL(a, b)`` in nats; None likewise.
         accuracy: Top-1 accuracy of either network; None without labels.
+        top5_agreement: Share of samples whose largest class is among the five largest of the second network; None where
+            there are no more than five classes.
+        top5_accuracy: Top-5 accuracy of either network; None likewise, and without labels.
+        outputs: The outputs one by one.
     """
 
     inputs: int
@@ -36,6 +60,9 @@ class Agreement:
     top1_agreement: float | None = None
     divergence: float | None = None
     accuracy: tuple[float, float] | None = None
+    top5_agreement: float | None = None
+    top5_accuracy: tuple[float, float] | None = None
+    outputs: tuple[OutputDifference, ...] = ()
 
     @property
     def drop(self) -> float:
@@ -56,8 +83,8 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
     """
     sessions = [open_session(model, all_threads()) for model in (before, after)]
     names = [value.name for value in sessions[0].get_outputs()]
-    largest = difference = norm = 0.0
-    scores: tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]] = ([], [])
+    sums: dict[str, _Sums] = {}
+    scores: tuple[list[_Array], list[_Array]] = ([], [])
     for feeds in inputs:
         with running(feeds):
             a, b = (session.run(names, feeds) for session in sessions)
@@ -68,30 +95,67 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
                 raise ModelError(f"output {name} became {other.shape} in the optimised model, it was {one.shape}")
             if not np.isfinite(other[np.isfinite(one)]).all():
                 raise ModelError(f"output {name} of the optimised model is not finite on {inputs.description}")
-            delta = np.abs(other.astype(np.float64) - one)
-            largest = max(largest, float(delta.max(initial=0)))
-            difference += float((delta**2).sum())
-            norm += float((one.astype(np.float64) ** 2).sum())
+            sums.setdefault(name, _Sums()).add(one, other)
         if is_classifier(a[0]):
             scores[0].append(a[0])
             scores[1].append(b[0])
         advance(1)
-    relative = (difference / norm) ** 0.5 if norm else 0.0
-    count = len(inputs) * inputs.batch
-    if len({rows.shape[1] for rows in scores[0]}) != 1:  # none, or a width that changes: no classes
-        return Agreement(count, inputs.description, largest, relative)
-    one, other = (np.concatenate(part) for part in scores)
-    top = one.argmax(axis=1), other.argmax(axis=1)
-    labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
-    return Agreement(
-        count,
+    everything = _Sums.of(sums.values())
+    found = Agreement(
+        len(inputs) * inputs.batch,
         inputs.description,
-        largest,
-        relative,
-        top1_agreement=float((top[0] == top[1]).mean()),
-        divergence=divergence(one, other),
-        accuracy=None if labels is None else (float((top[0] == labels).mean()), float((top[1] == labels).mean())),
+        everything.largest,
+        everything.relative_error,
+        outputs=tuple(OutputDifference(name, one.largest, one.relative_error) for name, one in sums.items()),
     )
+    if len({rows.shape[1] for rows in scores[0]}) != 1:  # none, or a width that changes: no classes
+        return found
+    one, other = (np.concatenate(part) for part in scores)
+    labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
+    return replace(found, divergence=divergence(one, other), **_classes(one, other, labels))
+
+
+@dataclass
+class _Sums:
+    """What the differences of an output add up from."""
+
+    largest: float = 0.0
+    difference: float = 0.0
+    norm: float = 0.0
+
+    def add(self, one: _Array, other: _Array) -> None:
+        delta = np.abs(other.astype(np.float64) - one)
+        self.largest = max(self.largest, float(delta.max(initial=0)))
+        self.difference += float((delta**2).sum())
+        self.norm += float((one.astype(np.float64) ** 2).sum())
+
+    @property
+    def relative_error(self) -> float:
+        return float((self.difference / self.norm) ** 0.5) if self.norm else 0.0
+
+    @classmethod
+    def of(cls, parts: Collection[_Sums]) -> _Sums:
+        largest = max((part.largest for part in parts), default=0.0)
+        return cls(largest, sum(part.difference for part in parts), sum(part.norm for part in parts))
+
+
+def _classes(one: _Array, other: _Array, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Return how often the largest classes of two networks agree with each other, and with the labels."""
+    first, its_first = one.argmax(axis=1), other.argmax(axis=1)
+    found: dict[str, Any] = {"top1_agreement": float((first == its_first).mean())}
+    if labels is not None:
+        found["accuracy"] = float((first == labels).mean()), float((its_first == labels).mean())
+    if one.shape[1] > _TOP:
+        found["top5_agreement"] = _among_top(other, first)
+        if labels is not None:
+            found["top5_accuracy"] = _among_top(one, labels), _among_top(other, labels)
+    return found
+
+
+def _among_top(scores: _Array, classes: NDArray[np.integer]) -> float:
+    """Return the share of rows in which a class is among the five of the largest scores."""
+    top = np.argpartition(-scores, _TOP - 1, axis=1)[:, :_TOP]
+    return float((top == classes[:, None]).any(axis=1).mean())
 
 
 def is_classifier(output: object) -> bool:

@@ -17,10 +17,12 @@ from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.decompose.regression import Samples
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Draft, Features, Pass, Statistics
+from onnxlowrank.parallel import in_parallel
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Features, Pass, Statistics
 from onnxlowrank.progress import Advance, Progress
 from onnxlowrank.select.offer import Plan
 
@@ -122,7 +124,7 @@ class Fitter:
     def __init__(
         self,
         calibration: Calibration,
-        statistics: Mapping[str, Statistics],
+        drafts: Drafts,
         forms: Forms = default_forms,
         nonlinear: bool = True,
         asymmetric: bool = True,
@@ -131,24 +133,26 @@ class Fitter:
 
         Args:
             calibration: The network and its inputs.
-            statistics: From :func:`collect_statistics`.
+            drafts: Of its layers.
             forms: Chooses how chains are written.
             nonlinear: Whether activations are taken into account (Zhang 2015, Eq. 5, 6).
             asymmetric: Whether features come from the rewritten prefix (Eq. 12); otherwise from the original network.
         """
-        self._calibration, self._statistics, self._forms = calibration, statistics, forms
+        self._calibration, self._drafts, self._forms = calibration, drafts, forms
         self._nonlinear, self._asymmetric = nonlinear, asymmetric
-        self._drafts: dict[Candidate, Draft] = {}
         self._fitted: dict[Candidate, Chain] = {}
 
     def fit(self, plan: Plan, progress: Progress) -> dict[str, Chain]:
         """Return the chains of a plan, fitted from the input of the network to its output."""
         chosen = [plan[layer.name] for layer in self._calibration.layers if plan[layer.name].method != KEEP]
         reused = self._reusable(chosen)
-        self._drafts = {candidate: draft for candidate, draft in self._drafts.items() if candidate in chosen}
+        self._drafts.keep_only(chosen)
         self._fitted = {candidate: self._fitted[candidate] for candidate in reused}
         known = {layer.name: layer for layer in self._calibration.layers}
-        advance = progress.stage("fit", (len(chosen) - len(reused)) * (len(self._calibration.inputs) + 1))
+        new = [candidate for candidate in chosen if candidate not in self._fitted]
+        advance = progress.stage("fit", len(new) * (len(self._calibration.inputs) + 2))
+        for _ in in_parallel(lambda candidate: self._drafts.of(known[candidate.layer], candidate), new):
+            advance(1)
         chains: dict[str, Chain] = {}
         for candidate in chosen:
             if candidate not in self._fitted:
@@ -167,9 +171,7 @@ class Fitter:
     def _fit(self, layer: Layer, candidate: Candidate, before: Mapping[str, Chain], advance: Advance) -> Chain:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
         about, method = self._calibration, self._calibration.suited[layer.name][candidate.method]
-        if candidate not in self._drafts:
-            self._drafts[candidate] = method.draft(layer, candidate.setting, self._statistics[layer.name])
-        draft = self._drafts[candidate]
+        draft = self._drafts.of(layer, candidate)
         probes = [_probe(_FEATURES, draft.features, layer)]
         if layer.shortcut is not None:
             probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -15,13 +15,15 @@ from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.inputs import Source, open_inputs
 from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.synthetic import synthetic_inputs
-from onnxlowrank.choose import Ranks, Suited, offer, set_by_hand, suit
+from onnxlowrank.choose import Ranks, Suited, offer_all, set_by_hand, suit
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.cost.cache import Cache
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate import Agreement, compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics, default_forms
@@ -29,8 +31,8 @@ from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MA
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.graph.probe import expose
-from onnxlowrank.layer import Layer
+from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.prices import Prices
@@ -46,7 +48,7 @@ from onnxlowrank.reach import (
     reach_speedup,
 )
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
-from onnxlowrank.runtime import Target, all_threads, open_session, running
+from onnxlowrank.runtime import Target, all_threads, open_session
 from onnxlowrank.search import Network
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
@@ -61,6 +63,26 @@ _SYNTHETIC_INPUTS = 64
 _MOST_INPUTS = 3000  # Zhang 2015, Sec. 3.2: "sufficient to randomly sample 3,000 images"
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
+
+
+@dataclass(frozen=True)
+class Options:
+    """How networks are optimised, whatever the goal; :func:`optimize` says what the options mean."""
+
+    calibration: Source | None = None
+    evaluate: Source | None = None
+    preprocess: Preprocess | None = None
+    provider: str = "cpu"
+    threads: int = 1
+    passes: Sequence[str] | None = None
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    ranks: Mapping[str, Ranks] = field(default_factory=dict)
+    selection: str = EXACT
+    metric: str = "data"
+    nonlinear: bool = True
+    asymmetric: bool = True
+    seed: int = 0
 
 
 def optimize(
@@ -130,15 +152,51 @@ def optimize(
 
     When the goal cannot be reached the network that comes closest is written, and ``Result.reached`` is False.
     """
-    start = time.perf_counter()
-    progress = Silent() if progress is None else progress
-    where = Target(provider, threads)
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
-    _check_options(selection, metric, seed)
     if output is not None:
         check_destination(model, output)
+    options = Options(
+        calibration=calibration,
+        evaluate=evaluate,
+        preprocess=preprocess,
+        provider=provider,
+        threads=threads,
+        passes=passes,
+        only=only,
+        exclude=exclude,
+        ranks=ranks or {},
+        selection=selection,
+        metric=metric,
+        nonlinear=nonlinear,
+        asymmetric=asymmetric,
+        seed=seed,
+    )
+    (result,) = optimise_each(model, [goal], options, Silent() if progress is None else progress)
+    if output is not None:
+        save(result.model, output)
+    return result
+
+
+def optimise_each(
+    model: str | os.PathLike[str] | onnx.ModelProto, goals: Sequence[Goal], options: Options, progress: Progress
+) -> Iterator[Result]:
+    """Yield a network for every goal; what does not depend on the goal is done once.
+
+    Args:
+        model: ONNX file, or the network itself.
+        goals: All of the same kind.
+        options: How.
+        progress: Told how far the work is.
+
+    Raises:
+        OnnxLowRankError: If the model, the data or an option is unusable.
+    """
+    start = time.perf_counter()
+    kind = goals[0].kind
+    where = Target(options.provider, options.threads)
+    _check_options(options)
     where.check()
-    methods = load_passes(passes)
+    methods = load_passes(options.passes)
 
     original = load(model)
     open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
@@ -148,54 +206,52 @@ def optimize(
         raise ModelError(
             f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
         )
-    most_held_out = _MOST_HELD_OUT_FOR_DROP if goal.kind == MAX_DROP else _MOST_HELD_OUT
-    inputs, unseen, notes = _inputs(original, calibration, evaluate, preprocess, seed, most_held_out)
+    most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
+    inputs, unseen, notes = _inputs(original, options, most_held_out)
     layers = with_shapes(normalised, found_layers, inputs)
-    suited, reasons = suit(layers, methods, only, exclude, conv_only=goal.kind == CONV_MACS)
-    by_hand = set_by_hand(layers, suited, ranks or {})
+    suited, reasons = suit(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
+    by_hand = set_by_hand(layers, suited, options.ranks)
     stacked = stacked_inputs(original, inputs)
 
-    with Spool() as spool:
-        weigh = metric_of(metric, normalised, layers, suited, inputs, progress)
-        about = Calibration(normalised, layers, suited, stacked, spool, seed)
-        statistics = collect_statistics(about, progress, weigh)
-        block = channel_block(provider)
-        candidates = {}
+    with Spool() as spool, one_blas_thread():
+        weigh = metric_of(options.metric, normalised, layers, suited, inputs, progress)
+        about = Calibration(normalised, layers, suited, stacked, spool, options.seed)
+        drafts = Drafts(suited, collect_statistics(about, progress, weigh))
         advance = progress.stage("offers", len(layers))
-        for layer in layers:
-            candidates[layer.name] = offer(layer, suited, statistics, by_hand, block)
-            advance(1)
+        candidates = offer_all(layers, drafts, by_hand, channel_block(options.provider), advance)
         loss: Loss = lost_energy
-        if selection == EXACT:
-            sensitivities = measure_sensitivities(about, statistics, candidates, progress)
+        if options.selection == EXACT:
+            sensitivities = measure_sensitivities(about, drafts, candidates, progress)
             loss = partial(_felt, sensitivities)
         timer = ChainTimer(where, Cache())
-        forms = default_forms if goal.kind in COUNTED else partial(fastest_forms, timer)
+        forms = default_forms if kind in COUNTED else partial(fastest_forms, timer)
         network = Network(original, normalised, layers, suited, forms, inputs[0], where)
-        fitter = Fitter(about, statistics, forms, nonlinear, asymmetric)
-        bench = Workbench(network, candidates, loss, SELECTIONS[selection], fitter, progress)
-        made = _reach(goal, bench, timer, unseen)
-
-    verify_interface(original, made.model)
-    agreement = compare_outputs(original, made.model, unseen, progress.stage("compare", len(unseen)))
-    result = Result(
-        model=made.model,
-        goal=goal,
-        predicted_speedup=made.predicted,
-        latency_speedup=made.speedup,
-        macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, made.chains), 1),
-        layers=tuple(_report_layer(layer, made, suited, reasons, candidates) for layer in layers),
-        before=report_model(original, layers, {}, made.before),
-        after=report_model(made.model, layers, made.chains, made.after),
-        agreement=agreement,
-        provider=provider,
-        threads=threads,
-        seconds=time.perf_counter() - start,
-        notes=(*notes, *_warnings(timer, agreement)),
-    )
-    if output is not None:
-        save(made.model, output)
-    return result
+        fitter = Fitter(about, drafts, forms, options.nonlinear, options.asymmetric)
+        bench = Workbench(network, candidates, loss, SELECTIONS[options.selection], fitter, progress)
+        for goal in goals:
+            made = _reach(goal, bench, timer, unseen)
+            verify_interface(original, made.model)
+            agreement = compare_outputs(original, made.model, unseen, progress.stage("compare", len(unseen)))
+            times = _layer_times(network, made)
+            yield Result(
+                model=made.model,
+                goal=goal,
+                predicted_speedup=made.predicted,
+                latency_speedup=made.speedup,
+                macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, made.chains), 1),
+                layers=tuple(
+                    _report_layer(layer, made, suited, reasons, candidates, times.get(layer.name)) for layer in layers
+                ),
+                before=report_model(original, layers, {}, made.before),
+                after=report_model(made.model, layers, made.chains, made.after),
+                agreement=agreement,
+                provider=options.provider,
+                threads=options.threads,
+                seconds=time.perf_counter() - start,
+                notes=(*notes, *_warnings(timer, agreement)),
+                first_filters=_first_filters(layers[0], made),
+            )
+            start = time.perf_counter()
 
 
 def _felt(sensitivities: Mapping[str, Sensitivity], candidate: Candidate) -> float:
@@ -221,29 +277,23 @@ def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> M
     return reach_speedup(bench, prices, goal.value)
 
 
-def _check_options(selection: str, metric: str, seed: int) -> None:
-    if selection not in SELECTIONS:
-        raise OptionError(f"--selection {selection} is unknown; choose from {', '.join(SELECTIONS)}")
-    if metric not in METRICS:
-        raise OptionError(f"--metric {metric} is unknown; choose from {', '.join(METRICS)}")
-    if seed < 0:
-        raise OptionError(f"--seed {seed} makes no sense; give 0 or more")
+def _check_options(options: Options) -> None:
+    if options.selection not in SELECTIONS:
+        raise OptionError(f"--selection {options.selection} is unknown; choose from {', '.join(SELECTIONS)}")
+    if options.metric not in METRICS:
+        raise OptionError(f"--metric {options.metric} is unknown; choose from {', '.join(METRICS)}")
+    if options.seed < 0:
+        raise OptionError(f"--seed {options.seed} makes no sense; give 0 or more")
 
 
-def _inputs(
-    model: onnx.ModelProto,
-    calibration: Source | None,
-    evaluate: Source | None,
-    preprocess: Preprocess | None,
-    seed: int,
-    most_held_out: int,
-) -> tuple[Inputs, Inputs, tuple[str, ...]]:
+def _inputs(model: onnx.ModelProto, options: Options, most_held_out: int) -> tuple[Inputs, Inputs, tuple[str, ...]]:
     """Return the inputs to fit on, those to compare on, and what the user should know about them."""
-    preprocess = preprocess_from_options("imagenet") if preprocess is None else preprocess
+    preprocess = preprocess_from_options("imagenet") if options.preprocess is None else options.preprocess
+    calibration, evaluate = options.calibration, options.evaluate
     specs = input_specs(model)
     notes = []
     if calibration is None:
-        inputs = synthetic_inputs(specs, preprocess, _SYNTHETIC_INPUTS, seed)
+        inputs = synthetic_inputs(specs, preprocess, _SYNTHETIC_INPUTS, options.seed)
         notes.append("no calibration data were given: synthetic images were used; real inputs give better accuracy")
     else:
         inputs = open_inputs(calibration, specs, preprocess)
@@ -262,21 +312,6 @@ def _inputs(
     unseen = set(np.linspace(0, len(inputs) - 1, held_out).astype(int).tolist())
     rest = [i for i in range(len(inputs)) if i not in unseen]
     return inputs.subset(rest), inputs.subset(sorted(unseen)), tuple(notes)
-
-
-def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
-    """Return the layers with the shapes they have on the first input."""
-    names = sorted({name for layer in layers for name in (layer.input, layer.output)})
-    given = inputs[0]
-    read = {name for name in names if name in given}
-    computed = [name for name in names if name not in read]
-    session = open_session(expose(model, computed), all_threads())
-    wanted = {value.name for value in session.get_inputs()}
-    with running(given):
-        values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
-    shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
-    shapes |= {name: given[name].shape for name in read}
-    return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
 
 
 def _warnings(timer: ChainTimer, agreement: Agreement) -> list[str]:
@@ -299,8 +334,24 @@ def _report_layer(
     suited: Suited,
     reasons: Mapping[str, str],
     candidates: Mapping[str, Sequence[Candidate]],
+    milliseconds: tuple[float, float] | None,
 ) -> LayerReport:
     candidate = made.plan[layer.name]
     names = () if candidate.method == KEEP else suited[layer.name][candidate.method].rank_names
     nothing = "no setting is cheaper" if len(candidates[layer.name]) == 1 else "would lose more than it saves"
-    return report_layer(layer, candidate, made.chains.get(layer.name), names, reasons.get(layer.name, nothing))
+    chain, reason = made.chains.get(layer.name), reasons.get(layer.name, nothing)
+    return report_layer(layer, candidate, chain, names, reason, milliseconds)
+
+
+def _layer_times(network: Network, made: Made) -> dict[str, tuple[float, float]]:
+    """Return the milliseconds of every layer inside the network, before and after, where they can be told."""
+    (before, _), (after, _) = network.layer_times(network.model), network.layer_times(made.model)
+    return {name: (before[name], after[name]) for name in before}
+
+
+def _first_filters(first: Layer, made: Made) -> tuple[FloatArray, FloatArray] | None:
+    """Return the filters of a first layer that sees an image in colour, as they were and as they are now."""
+    if first.weight.ndim != 4 or first.inputs != 3 or first.group != 1:
+        return None
+    chain = made.chains.get(first.name)
+    return first.weight, first.weight if chain is None else chain.dense_kernel().reshape(first.weight.shape)

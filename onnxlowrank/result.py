@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,9 +11,12 @@ import onnx
 from onnxlowrank.chain import Chain
 from onnxlowrank.cost.latency import Latency
 from onnxlowrank.evaluate import Agreement
+from onnxlowrank.finite import finite
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
-from onnxlowrank.layer import Layer
+from onnxlowrank.layer import FloatArray, Layer
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
+
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class LayerReport:
         macs: Multiply-accumulates for one sample, before and after.
         parameters: Number of weights and biases, before and after.
         kept_because: Why the layer stayed as it was; empty when it did not.
+        milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
     """
 
     name: str
@@ -39,6 +42,7 @@ class LayerReport:
     macs: tuple[int, int]
     parameters: tuple[int, int]
     kept_because: str = ""
+    milliseconds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
+        first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
     """
 
     model: onnx.ModelProto
@@ -84,6 +89,7 @@ class Result:
     threads: int
     seconds: float
     notes: tuple[str, ...] = ()
+    first_filters: tuple[FloatArray, FloatArray] | None = None
 
     @property
     def achieved(self) -> float:
@@ -106,7 +112,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report, without the network, as JSON-ready values."""
-        report: dict[str, Any] = {"schema": 2, **{k: v for k, v in vars(self).items() if k != "model"}}
+        report: dict[str, Any] = {"schema": SCHEMA, "kind": "optimize", **vars(self)}
+        del report["model"], report["first_filters"]
         report["goal"] = {**asdict(self.goal), "achieved": self.achieved, "reached": self.reached}
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)
@@ -119,11 +126,16 @@ class Result:
                 "file_bytes": part.file_bytes,
                 "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
             }
-        return {key: _finite(value) for key, value in report.items()}
+        return {key: finite(value) for key, value in report.items()}
 
 
 def report_layer(
-    layer: Layer, candidate: Candidate, chain: Chain | None, rank_names: tuple[str, ...], kept_because: str
+    layer: Layer,
+    candidate: Candidate,
+    chain: Chain | None,
+    rank_names: tuple[str, ...],
+    kept_because: str,
+    milliseconds: tuple[float, float] | None = None,
 ) -> LayerReport:
     """Return the report of one layer; the reason counts only where the layer was kept."""
     return LayerReport(
@@ -135,6 +147,7 @@ def report_layer(
         macs=(layer.macs, _macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
         kept_because=kept_because if candidate.method == KEEP else "",
+        milliseconds=milliseconds,
     )
 
 
@@ -161,12 +174,3 @@ def _macs(layer: Layer, chain: Chain | None) -> int:
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:
     return layer.parameters if chain is None else chain.parameters
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

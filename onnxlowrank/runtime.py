@@ -56,12 +56,12 @@ def all_threads() -> Target:
 
 
 def open_session(
-    model: onnx.ModelProto, target: Target, spinning: bool = False, trace: Path | None = None
+    model: onnx.ModelProto | str, target: Target, spinning: bool = False, trace: Path | None = None
 ) -> ort.InferenceSession:
     """Open a session.
 
     Args:
-        model: The network.
+        model: The network, or its file.
         target: Provider and threads.
         spinning: Whether idle threads burn cycles. Off unless the session is the only one: two spinning thread pools
             disturb each other tenfold.
@@ -85,7 +85,8 @@ def open_session(
             ort.preload_dlls()
     providers = [wanted] if wanted == PROVIDERS["cpu"] else [wanted, PROVIDERS["cpu"]]
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        source = model if isinstance(model, str) else model.SerializeToString()
+        session = ort.InferenceSession(source, options, providers=providers)
     except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
         raise ModelError(f"onnxruntime cannot load the model ({_one_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:

@@ -13,8 +13,8 @@ What stands for the approximation matters more than how often it is measured. Th
 * to a pass's own :meth:`~onnxlowrank.passes.base.Pass.draft`: near to what the fitted chain costs,
   once the mean of the response is restored, as the fit would do.
 
-So drafts of a few candidates are measured, cheap ones for their energy, and a power law in the lost energy goes through
-the losses. Where no draft can be had the responses are projected onto their principal axes, which needs no candidate
+So the drafts that were made to check energies are measured, and a power law in the lost energy goes through the
+losses. Where there are none the responses are projected onto their principal axes, which needs no candidate
 (:func:`projected`).
 """
 
@@ -34,12 +34,13 @@ from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import divergence, is_classifier
 from onnxlowrank.fit import Calibration
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Pass, Statistics, pointwise
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, pointwise
 from onnxlowrank.progress import Progress
 from onnxlowrank.runtime import all_threads, open_session, running
 
@@ -48,7 +49,7 @@ Outputs = list[NDArray[np.generic]]
 ENERGIES = (0.98, 0.9)
 """Shares of the response's variance near which the loss is measured: about what selection chooses between."""
 
-_MOST_MACS = 8e12
+_MOST_MACS = 4e12
 _FEWEST_INPUTS, _MOST_INPUTS, _INPUTS_FOR_MEANS = 16, 256, 32
 _SMALLEST, _LARGEST = 1e-9, 1e6
 _EXPONENTS = 0.5, 2.0
@@ -75,7 +76,7 @@ class Sensitivity:
 
 def measure_sensitivities(
     about: Calibration,
-    statistics: Mapping[str, Statistics],
+    drafts: Drafts,
     candidates: Mapping[str, Sequence[Candidate]],
     progress: Progress,
 ) -> dict[str, Sensitivity]:
@@ -86,15 +87,15 @@ def measure_sensitivities(
 
     Args:
         about: The network and its inputs, of which an evenly spread part is used.
-        statistics: From :func:`onnxlowrank.fit.collect_statistics`.
+        drafts: Of its layers; the energies of those made are known.
         candidates: What the layers offer.
         progress: Told how far it is.
 
     Returns:
-        The sensitivities of the layers that may be rewritten.
+        The sensitivities of the layers that offer more than "keep".
     """
-    model, layers, suited = about.model, about.layers, about.suited
-    measured = [layer for layer in layers if layer.name in suited]
+    model, layers = about.model, about.layers
+    measured = [layer for layer in layers if any(one.method != KEEP for one in candidates[layer.name])]
     if not measured:
         return {}
     advance = progress.stage("sensitivity", 1 + len(measured))
@@ -103,10 +104,9 @@ def measure_sensitivities(
     advance(1)
     found = {}
     for layer in measured:
-        offered = candidates.get(layer.name, ())
-        examples = _examples(layer, suited[layer.name], statistics[layer.name], offered)
-        losses = [network.loss(layer, example.chain) for example in examples]
-        found[layer.name] = fit_sensitivity([example.energy for example in examples], losses)
+        examples = _examples(layer, drafts, candidates[layer.name])
+        losses = [network.loss(layer, chain) for _, chain in examples]
+        found[layer.name] = fit_sensitivity([energy for energy, _ in examples], losses)
         advance(1)
     return found
 
@@ -148,49 +148,14 @@ def fit_sensitivity(energies: Sequence[float], losses: Sequence[float]) -> Sensi
     return Sensitivity(math.exp(float((y - exponent * x).mean())), exponent)
 
 
-@dataclass(frozen=True, eq=False)
-class _Example:
-    """An approximation of a layer that is measured."""
-
-    energy: float
-    method: str
-    chain: Chain
-
-
-def _examples(
-    layer: Layer, passes: Mapping[str, Pass], statistics: Statistics, offered: Sequence[Candidate]
-) -> list[_Example]:
-    """Return drafts near the energies, of candidates that are cheap for what they keep; else projections.
-
-    Passes whose draft is not yet of the setting's shape, because the fit makes more of it, are left out.
-    """
-    usable = [one for one in offered if one.method != KEEP and one.energy < 1]
-    drafts: dict[Candidate, Chain] = {}
-    while usable:
-        front = _front(usable)
-        nearest = list(dict.fromkeys(min(front, key=partial(_distance, energy)) for energy in ENERGIES))
-        for one in nearest:
-            if one not in drafts:
-                drafts[one] = passes[one.method].draft(layer, one.setting, statistics).chain
-        unfinished = {
-            one.method
-            for one in nearest
-            if drafts[one].parameters != passes[one.method].outline(layer, one.setting).parameters
-        }
-        if not unfinished:
-            return [_Example(one.energy, one.method, drafts[one]) for one in nearest]
-        usable = [one for one in usable if one.method not in unfinished]
-    moments = statistics.moments[RESPONSE]
-    return [_Example(energy, "", projected(layer, moments, energy)) for energy in ENERGIES]
-
-
-def _front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates than which no cheaper one keeps as much."""
-    best: list[Candidate] = []
-    for one in sorted(candidates, key=lambda one: (one.macs, -one.energy)):
-        if not best or one.energy > best[-1].energy:
-            best.append(one)
-    return best
+def _examples(layer: Layer, drafts: Drafts, offered: Sequence[Candidate]) -> list[tuple[float, Chain]]:
+    """Return approximations of the layer near the energies, and what they keep: drafts, or projections."""
+    made = [one for one in offered if one.energy < 1 and one in drafts]
+    if not made:
+        moments = drafts.statistics[layer.name].moments[RESPONSE]
+        return [(energy, projected(layer, moments, energy)) for energy in ENERGIES]
+    nearest = dict.fromkeys(min(made, key=partial(_distance, energy)) for energy in ENERGIES)
+    return [(one.energy, drafts.of(layer, one).chain) for one in nearest]
 
 
 def _distance(energy: float, candidate: Candidate) -> float:

@@ -280,7 +280,7 @@ REFUSED: dict[str, Case] = {
     "output is the input": case("../in/net.onnx", "../in/net.onnx", says="../in/net.onnx|the input model itself"),
     "report folder missing": option("--report", "nowhere/r.json", says="nowhere|does not exist"),
     "report is the input": option("--report", "../in/net.onnx", says="../in/net.onnx|the input model itself"),
-    "report is the output": option("--report", "./out.onnx", says="--report out.onnx|the output itself"),
+    "report is the output": option("--report", "./out.onnx", says="--report out.onnx|what OUTPUT names too"),
     "output folder read-only": case(*GOOD, says="not writable", before=NO_ACCESS),
     "disk full": case(*GOOD, says="disk is full|out.onnx", before=DISK_FULL),
     "no room for temporary files": case(
@@ -390,7 +390,7 @@ def test_full_run(command: Command, place: Path) -> None:
     for words in ("n_c", "1.5x was asked for", "written: out.onnx", "top-1 accuracy"):
         assert words in ended.out
     report = json.loads((ended.folder / "r.json").read_text())
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     assert report["goal"]["kind"] == "conv_macs"
     assert report["goal"]["reached"] is True
     assert report["macs_speedup"] >= 1.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from onnxlowrank.cost import cache
+from onnxlowrank.cost import cache, hardware
 from onnxlowrank.cost.cache import Cache, Timing, timing_key
 from onnxlowrank.runtime import Target
 
@@ -175,14 +175,14 @@ def test_keys_name_all_that_times_depend_on(monkeypatch: pytest.MonkeyPatch) -> 
 
     answers = [subprocess.CompletedProcess([], 0, stdout="NVIDIA X\nNVIDIA Y\n")]
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answers.pop())
-    cache._gpu.cache_clear()
+    hardware._gpu.cache_clear()
     on_gpu = timing_key(subject, Target("cuda"))
     assert json.loads(on_gpu)["processor"] == "NVIDIA X"
     assert timing_key(subject, Target("cuda")) == on_gpu  # asked once
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
-    cache._gpu.cache_clear()
+    hardware._gpu.cache_clear()
     assert json.loads(timing_key(subject, Target("cuda")))["processor"] == "GPU"
-    cache._gpu.cache_clear()
+    hardware._gpu.cache_clear()
 
     monkeypatch.setattr(cache.ort, "__version__", "0.0")
     others = [on_gpu, timing_key(subject, Target(threads=2)), timing_key({}, Target()), timing_key(subject, Target())]
@@ -194,7 +194,7 @@ def test_processor_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    monkeypatch.setattr(cache.platform, "processor", lambda: "some CPU")
-    cache._cpu.cache_clear()
+    monkeypatch.setattr(hardware.platform, "processor", lambda: "some CPU")
+    hardware._cpu.cache_clear()
     assert json.loads(timing_key({}, Target()))["processor"] == "some CPU"
-    cache._cpu.cache_clear()
+    hardware._cpu.cache_clear()

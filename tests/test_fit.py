@@ -1,5 +1,7 @@
 """Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
@@ -8,13 +10,14 @@ from onnx.onnx_ml_pb2 import TensorProto
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import offer
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import keep
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 
 
@@ -65,11 +68,12 @@ PLANS = [{"a": 4, "b": 4, "c": 4}, {"a": 4, "b": 8, "c": 4}, {"b": 8, "c": 4}, {
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_a_fitter_gives_what_a_fresh_one_gives(calibrated, asymmetric):
     calibration, statistics = calibrated
-    fitter = Fitter(calibration, statistics, asymmetric=asymmetric)
+    drafts = partial(Drafts, calibration.suited, statistics)
+    fitter = Fitter(calibration, drafts(), asymmetric=asymmetric)
     for ranks in PLANS:
         plan = plan_of(calibration, **ranks)
         again = weights(fitter.fit(plan, Silent()))
-        fresh = weights(Fitter(calibration, statistics, asymmetric=asymmetric).fit(plan, Silent()))
+        fresh = weights(Fitter(calibration, drafts(), asymmetric=asymmetric).fit(plan, Silent()))
         assert again.keys() == fresh.keys() == ranks.keys()
         for name in ranks:
             for one, other in zip(again[name], fresh[name], strict=True):
@@ -78,12 +82,12 @@ def test_a_fitter_gives_what_a_fresh_one_gives(calibrated, asymmetric):
 
 def test_what_stays_is_not_fitted_again(calibrated):
     calibration, statistics = calibrated
-    fitter = Fitter(calibration, statistics)
+    fitter = Fitter(calibration, Drafts(calibration.suited, statistics))
     work = []
 
     class Counting:
         def stage(self, title, total):
-            work.append(total / (len(calibration.inputs) + 1))
+            work.append(total / (len(calibration.inputs) + 2))
             return lambda amount: None
 
     for ranks in PLANS:
@@ -95,7 +99,7 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
     """cp promises the energy of separate terms; its terms are fitted jointly, and keep more."""
     calibration, statistics = calibrated
     layer = calibration.layers[1]
-    offered = offer(layer, calibration.suited, statistics, {}, 4)
+    offered = offer(layer, Drafts(calibration.suited, statistics), {}, 4)
     method, data = calibration.suited["b"]["cp"], statistics["b"].data
     promised = {one.setting: one.energy for one in method.candidates(layer, statistics["b"], 4)}
     told = [one for one in offered if one.method == "cp"]

@@ -13,8 +13,10 @@ from onnx import ModelProto, numpy_helper
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.spatial import spatial_factors
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import OptionError
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
@@ -22,7 +24,6 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
 from onnxlowrank.passes import load_passes, pass_names
 from onnxlowrank.passes.base import Pass, Setting, keep
-from onnxlowrank.pipeline import with_shapes
 from onnxlowrank.progress import Silent
 
 PASSES = load_passes()
@@ -76,7 +77,7 @@ def fit_network(
             plan[layer.name] = method.candidate(layer, setting, 0.9)
     with Spool() as spool:
         about = Calibration(model, layers, suited, inputs, spool)
-        return Fitter(about, collect_statistics(about, Silent()), **options).fit(plan, Silent())
+        return Fitter(about, Drafts(about.suited, collect_statistics(about, Silent())), **options).fit(plan, Silent())
 
 
 def statistics_of(case: Case, method: Pass) -> dict:

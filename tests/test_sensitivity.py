@@ -6,16 +6,17 @@ from graph_models import conv_model, normal, parse
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.choose import offer
 from onnxlowrank.decompose.moments import Moments
+from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, RESPONSE, Statistics
-from onnxlowrank.pipeline import with_shapes
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Statistics
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import all_threads, open_session
 from onnxlowrank.sensitivity import ENERGIES, Sensitivity, fit_sensitivity, measure_sensitivities, projected
@@ -51,7 +52,8 @@ def measured(model, values, progress=None):
     statistics = {layer.name: Statistics({RESPONSE: moments_of(model, layer, values)}) for layer in layers}
     with Spool() as spool:
         about = Calibration(model, layers, {layer.name: {} for layer in layers}, inputs_of(values), spool)
-        return measure_sensitivities(about, statistics, {}, progress or Silent())
+        some = {layer.name: [Candidate(layer.name, "channel", (1,), 1, 1, 0.5)] for layer in layers}
+        return measure_sensitivities(about, Drafts({}, statistics), some, progress or Silent())
 
 
 LAYERS = {
@@ -202,12 +204,12 @@ def test_drafts_stand_for_what_the_fit_makes_of_them():
     passes = {one.name: one for one in load_passes(["channel", "spatial", "cp"])}
     with Spool() as spool:
         about = Calibration(model, [layer], {layer.name: passes}, inputs_of(values), spool)
-        statistics = collect_statistics(about, Silent())
-        offered = offer(layer, about.suited, statistics, {}, 2)
-        found = measure_sensitivities(about, statistics, {layer.name: offered}, Silent())[layer.name]
+        drafts = Drafts(about.suited, collect_statistics(about, Silent()))
+        offered = offer(layer, drafts, {}, 2)
+        found = measure_sensitivities(about, drafts, {layer.name: offered}, Silent())[layer.name]
         near = [one for one in offered if one.method != KEEP and 0.85 < one.energy < 0.97]
         assert near
         for candidate in near[:: max(len(near) // 4, 1)]:
-            chains = Fitter(about, statistics).fit({layer.name: candidate}, Silent())
+            chains = Fitter(about, drafts).fit({layer.name: candidate}, Silent())
             changed = compare_outputs(model, rewrite(model, [layer], chains), inputs_of(values), lambda amount: None)
             assert 0.4 < found.loss(candidate.energy) / changed.relative_error**2 < 2.5

@@ -152,8 +152,8 @@ def module_inputs(reference: str, specs: Sequence[InputSpec]) -> Inputs:
     Raises:
         InputDataError: The module or the attribute is missing or fails, or the feeds do not fit the model.
     """
-    with _current_directory_importable():
-        found = _resolve(reference)
+    with current_directory_importable():
+        found = resolve(reference)
         is_source = hasattr(found, "get_next") or isinstance(found, Iterable)
         if isinstance(found, type) or (callable(found) and not is_source):
             try:
@@ -164,7 +164,8 @@ def module_inputs(reference: str, specs: Sequence[InputSpec]) -> Inputs:
 
 
 @contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def current_directory_importable() -> Iterator[None]:
+    """Let modules in the current directory be imported inside."""
     added = str(Path.cwd())
     sys.path.insert(0, added)
     try:
@@ -174,7 +175,12 @@ def _current_directory_importable() -> Iterator[None]:
             sys.path.remove(added)
 
 
-def _resolve(reference: str) -> object:
+def resolve(reference: str) -> object:
+    """Return what ``module:attribute`` names.
+
+    Raises:
+        InputDataError: There is no such module or attribute, or its import fails.
+    """
     module_name, _, attribute = reference.partition(":")
     try:
         found: object = importlib.import_module(module_name)

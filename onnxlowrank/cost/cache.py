@@ -8,21 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import onnxruntime as ort
 import platformdirs
 
+from onnxlowrank.cost.hardware import processor
 from onnxlowrank.runtime import Target
 
 _LOG = logging.getLogger(__name__)
@@ -181,29 +179,6 @@ def timing_key(subject: Mapping[str, Any], target: Target) -> str:
         "threads": target.threads,
         "precision": "float32",
         "onnxruntime": ort.__version__,
-        "processor": _gpu() if target.provider == "cuda" else _cpu(),
+        "processor": processor(target.provider),
     }
     return json.dumps({**conditions, **subject}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-@cache
-def _cpu() -> str:
-    """Return what tells models of CPUs apart: the name, and its numbers since virtual machines shorten the name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    listed = dict(line.split("\t", 1) for line in reversed(text.splitlines()) if "\t" in line)
-    known = [listed[name].strip("\t :") for name in ("model name", "cpu family", "model") if name in listed]
-    return " / ".join(known) or platform.processor() or platform.machine()
-
-
-@cache
-def _gpu() -> str:
-    """Return the name of the first GPU, as its driver's tool gives it."""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        answer = ""
-    return answer.partition("\n")[0].strip() or "GPU"

@@ -18,8 +18,8 @@ from onnxlowrank.runtime import Target
 
 _Times = NDArray[np.floating]
 
-SECONDS = 0.15
-"""About how long a chain is timed; where that is too noisy, four times as long."""
+SECONDS = (0.05, 0.1, 0.45)
+"""About how long a chain is timed; where that is too noisy, so much longer, and once more."""
 _NOISE = 0.02  # more than this standard error of a time, as a share of it, is too noisy
 _LEAST = 1e-3  # of the layer's time, that of a chain lost in noise
 _AT_ONCE = 8  # as many chains are timed in turns
@@ -85,7 +85,7 @@ class ChainTimer:
         if outer is not None:
             models.append(outer)
         feeds, rounds = random_feeds(models[0]), np.empty((len(models), 0))
-        for seconds in (SECONDS, 3 * SECONDS):
+        for seconds in SECONDS:
             taken = measure(models, feeds, self._target, seconds * len(models))
             rounds = np.append(rounds, [latency.milliseconds for latency in taken], axis=1)
             total = rounds[list(chains).index(reference)]

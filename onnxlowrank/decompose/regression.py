@@ -21,7 +21,7 @@ exists for one block of rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.parallel import in_parallel
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
+_PARTS = 8  # that may be computed at once; always as many, so that sums do not depend on the number of cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,17 +151,26 @@ def _nonlinear_cross(
     centred: Float32Array, samples: Samples, value: Float32Array, fitted: LowRankMap, penalty: float
 ) -> tuple[Float64Array, Float64Array]:
     """Return ``f'z [p, F]`` and the mean of ``z [F]``, with the ``z`` that solve Eq. 9 around the current fit."""
-    cross = np.zeros((centred.shape[1], value.shape[1]))
-    total = np.zeros(value.shape[1])
-    for rows in _blocks(len(centred)):
-        prediction = fitted(centred[rows])
-        if samples.shortcut is not None:
-            prediction += samples.shortcut[rows]
-        z = samples.activation.nearest(value[rows], prediction, penalty)
-        if samples.shortcut is not None:
-            z -= samples.shortcut[rows]
-        cross += centred[rows].T @ z
-        total += z.sum(axis=0, dtype=np.float64)
+
+    def part(blocks: Sequence[slice]) -> tuple[Float64Array, Float64Array]:
+        cross = np.zeros((centred.shape[1], value.shape[1]))
+        total = np.zeros(value.shape[1])
+        for rows in blocks:
+            prediction = fitted(centred[rows])
+            if samples.shortcut is not None:
+                prediction += samples.shortcut[rows]
+            z = samples.activation.nearest(value[rows], prediction, penalty)
+            if samples.shortcut is not None:
+                z -= samples.shortcut[rows]
+            cross += centred[rows].T @ z
+            total += z.sum(axis=0, dtype=np.float64)
+        return cross, total
+
+    blocks = list(_blocks(len(centred)))
+    cross, total = np.zeros((centred.shape[1], value.shape[1])), np.zeros(value.shape[1])
+    for its_cross, its_total in in_parallel(part, [blocks[first::_PARTS] for first in range(_PARTS)]):
+        cross += its_cross
+        total += its_total
     return cross, total / len(centred)
 
 

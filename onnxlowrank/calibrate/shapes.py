@@ -1,0 +1,28 @@
+"""The shapes layers have when a network is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.graph.probe import expose
+from onnxlowrank.layer import Layer
+from onnxlowrank.runtime import all_threads, open_session, running
+
+
+def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
+    """Return the layers with the shapes they have on the first input."""
+    names = sorted({name for layer in layers for name in (layer.input, layer.output)})
+    given = inputs[0]
+    read = {name for name in names if name in given}
+    computed = [name for name in names if name not in read]
+    session = open_session(expose(model, computed), all_threads())
+    wanted = {value.name for value in session.get_inputs()}
+    with running(given):
+        values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
+    shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
+    shapes |= {name: given[name].shape for name in read}
+    return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]

@@ -1,0 +1,25 @@
+"""The command line: options in, one call of the Python API, a report out."""
+
+from __future__ import annotations
+
+import sys
+
+from onnxlowrank.cli import analyze, cache, compare, optimize, profile, sweep
+from onnxlowrank.cli.app import BAD_INPUT, INTERRUPTED, app
+from onnxlowrank.errors import OnnxLowRankError
+
+__all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "sweep"]
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except OnnxLowRankError as error:
+        sentence = " ".join(str(error).split())
+        print(f"onnxlowrank: {sentence}{'' if sentence.endswith('.') else '.'}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # so typer ends on Ctrl-C, without a word
+            print("onnxlowrank: interrupted, nothing was written.", file=sys.stderr)
+        raise

@@ -1,0 +1,98 @@
+"""``onnxlowrank compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxlowrank.cli.app import app, bars
+from onnxlowrank.cli.options import (
+    AsJson,
+    AsMarkdown,
+    Channels,
+    Crop,
+    Html,
+    Layout,
+    Mean,
+    Preset,
+    Resize,
+    Scale,
+    Seed,
+    Shape,
+    Std,
+    Verbose,
+    check_form,
+    preprocess_of,
+    show,
+    start_log,
+    this_command,
+)
+from onnxlowrank.cli.parsing import counts, names, shape
+from onnxlowrank.compare import compare as run
+from onnxlowrank.report.compared import comparison_report
+
+EXAMPLE = """
+Example:
+
+\b
+  onnxlowrank compare models/vgg_cifar10.onnx fast.onnx --threads 1,2 --batch 1,8 \\
+      --inputs models/cifar10_test.npz --html compared.html
+
+A metric is a function of the outputs of a network, a list with a dictionary of arrays by name for every input, and of
+the labels (None without): it returns a number.
+"""
+
+
+@app.command(epilog=EXAMPLE)
+def compare(
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX files; the first is what the others are compared with.", readable=False)
+    ],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs, best with labels, as for optimize --calibration; random by default.", metavar="PATH"
+        ),
+    ] = None,
+    shape_: Shape = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Also compare what this function returns.", metavar="MODULE:FUNCTION")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="cpu or cuda, or both: cpu,cuda.")] = "cpu",
+    threads: Annotated[str, typer.Option(help="Numbers of threads, e.g. 1,2.")] = "1",
+    batch: Annotated[str, typer.Option(help="Samples an input, e.g. 1,8; the first input's own by default.")] = "",
+    seconds: Annotated[float, typer.Option(help="About how long to measure every condition.")] = 10.0,
+    preprocess: Preset = "imagenet",
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    layout: Layout = None,
+    channels: Channels = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+    html: Html = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
+    start_log(verbose)
+    check_form(as_json, as_markdown, html, *models)
+    with bars(verbose) as progress:
+        found = run(
+            models,
+            inputs=inputs,
+            shapes=dict(shape(text) for text in shape_ or ()),
+            preprocess=preprocess_of(preprocess, mean, std, scale, resize, crop, layout, channels),
+            metric=metric,
+            providers=names(provider),
+            threads=counts("--threads", threads),
+            batches=counts("--batch", batch) if batch else (),
+            seconds=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    show(comparison_report(found, this_command()), found.to_dict(), as_json, as_markdown, html)

@@ -1,0 +1,171 @@
+"""``onnxlowrank optimize``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxlowrank.cli.app import NOT_REACHED, app, bars, console
+from onnxlowrank.cli.options import (
+    Calibration,
+    Channels,
+    Crop,
+    Html,
+    Layout,
+    Mean,
+    Passes,
+    Preset,
+    Resize,
+    Scale,
+    Std,
+    Verbose,
+    preprocess_of,
+    start_log,
+    this_command,
+)
+from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, names, quantity
+from onnxlowrank.errors import OptionError
+from onnxlowrank.graph.load import check_destination, write_atomically
+from onnxlowrank.pipeline import optimize as run
+from onnxlowrank.report.html import html as to_html
+from onnxlowrank.report.optimised import optimisation_report
+from onnxlowrank.report.terminal import print_report
+
+EXAMPLE = """
+Example:
+
+\b
+  onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx \\
+      --speedup 2 --calibration models/cifar10_calibration.npz
+
+Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+"""
+
+
+@app.command(epilog=EXAMPLE)
+def optimize(
+    model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
+    output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
+    speedup: Annotated[
+        float | None, typer.Option(help="How many times faster it is to become; 2 if no other goal is given.")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Goal: at most so many milliseconds, e.g. 12ms.", metavar="TIME")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal: as fast as possible, with at most so many points less accuracy on --evaluate (without labels: "
+            "per cent of the inputs in another class).",
+            metavar="POINTS",
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="Goal: at most so many multiply-accumulates, e.g. 500M.", metavar="COUNT")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Goal: a file of at most this size, e.g. 20MB.", metavar="SIZE")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
+    ] = "latency",
+    calibration: Calibration = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
+    ] = None,
+    preprocess: Preset = "imagenet",
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    layout: Layout = None,
+    channels: Channels = None,
+    provider: Annotated[str, typer.Option(help="cpu or cuda: where latency is measured.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
+    passes: Passes = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Layers to keep; may be repeated.", metavar="PATTERN")
+    ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ranks by hand, e.g. conv3_2=48x64, conv1=monochromatic:6, or fc6=95% to keep that share of the "
+            "response; may be repeated.",
+            metavar="LAYER=[PASS:]RANKS",
+        ),
+    ] = None,
+    selection: Annotated[
+        str,
+        typer.Option(
+            help="exact: least effect on the output, measured layer by layer; energy: the greedy choice of Zhang 2015; "
+            "uniform: all layers cut alike."
+        ),
+    ] = "exact",
+    metric: Annotated[
+        str, typer.Option(help="Of kernel errors, before the refit to responses: data, frobenius or mahalanobis.")
+    ] = "data",
+    linear: Annotated[bool, typer.Option("--linear", help="Fit before the activations, not through them.")] = False,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH", readable=False)
+    ] = None,
+    html: Html = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write a network that runs faster in onnxruntime, at almost the same accuracy: give one goal."""
+    start_log(verbose)
+    written = {"OUTPUT": output, "--report": report, "--html": html}
+    taken: dict[str, str] = {}
+    for option, path in written.items():
+        if path is not None:
+            check_destination(model, path)
+            other = taken.setdefault(os.path.realpath(path), option)
+            if other != option:
+                raise OptionError(f"{option} {path} is what {other} names too; choose another path")
+    how = preprocess_of(preprocess, mean, std, scale, resize, crop, layout, channels)
+    with bars(verbose) as progress:
+        result = run(
+            model,
+            output,
+            speedup=speedup,
+            latency=quantity("--latency", latency, TIMES),
+            max_drop=max_drop,
+            max_macs=quantity("--max-macs", max_macs, COUNTS),
+            max_size=quantity("--max-size", max_size, SIZES),
+            target=target,
+            calibration=calibration,
+            evaluate=evaluate,
+            preprocess=how,
+            provider=provider,
+            threads=threads,
+            passes=None if passes is None else names(passes),
+            only=only or (),
+            exclude=exclude or (),
+            ranks=dict(by_hand(text) for text in rank or ()),
+            selection=selection,
+            metric=metric,
+            nonlinear=not linear,
+            asymmetric=not symmetric,
+            seed=seed,
+            progress=progress,
+        )
+    shown = optimisation_report(result, f"{model.name}, optimised", this_command())
+    print_report(shown, console())
+    print(f"written: {output} ({result.seconds:.0f} s)")
+    if report is not None:
+        write_atomically(report, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
+    if html is not None:
+        write_atomically(html, to_html(shown).encode())
+    if not result.reached:
+        raise typer.Exit(NOT_REACHED)

@@ -1,0 +1,65 @@
+"""``onnxlowrank profile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.cli.app import app
+from onnxlowrank.cli.options import (
+    AsJson,
+    AsMarkdown,
+    Html,
+    Preset,
+    Shape,
+    Verbose,
+    check_form,
+    show,
+    start_log,
+    this_command,
+)
+from onnxlowrank.cli.parsing import shape
+from onnxlowrank.report.profiled import profile_report
+from onnxlowrank.shares import profile as run
+
+EXAMPLE = """
+Example:
+
+\b
+  onnxlowrank profile models/vgg_cifar10.onnx --threads 1
+"""
+
+
+@app.command(epilog=EXAMPLE)
+def profile(
+    model: Annotated[Path, typer.Argument(help="The network, an ONNX file.", metavar="MODEL", readable=False)],
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Inputs, as for optimize --calibration; a random one by default.", metavar="PATH"),
+    ] = None,
+    shape_: Shape = None,
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
+    seconds: Annotated[float, typer.Option(help="About how long to run the network.")] = 5.0,
+    preprocess: Preset = "imagenet",
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+    html: Html = None,
+    verbose: Verbose = False,
+) -> None:
+    """Show where a network spends its time, by its own names of nodes, and how much of it is arithmetic."""
+    start_log(verbose)
+    check_form(as_json, as_markdown, html, model)
+    found = run(
+        model,
+        inputs=inputs,
+        shapes=dict(shape(text) for text in shape_ or ()),
+        preprocess=preprocess_from_options(preprocess),
+        provider=provider,
+        threads=threads,
+        seconds=seconds,
+    )
+    show(profile_report(found, this_command()), found.to_dict(), as_json, as_markdown, html)

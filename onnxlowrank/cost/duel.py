@@ -1,0 +1,87 @@
+"""Which of several networks is faster, by how much, and how sure that is.
+
+What disturbs a measurement comes in two sizes. Within a session rounds differ, and taking turns cancels most of it.
+But each time a session is opened its weights and buffers come to lie elsewhere in memory, and keep the speed they have
+there. So networks are timed in several sessions each, and the interval resamples sessions first, rounds within them
+second: a hierarchical bootstrap (Davison & Hinkley 1997, Sec. 3.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxlowrank.calibrate.specs import Feeds
+from onnxlowrank.cost.latency import measure
+from onnxlowrank.runtime import Target
+
+SESSIONS = 8
+_RESAMPLES = 1000
+_COVERAGE = 95.0  # per cent
+
+_Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio of times, and between which bounds it lies with 95 % confidence."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def take_turns(
+    models: Sequence[onnx.ModelProto],
+    feeds: Feeds,
+    target: Target,
+    seconds: float,
+    advance: Callable[[float], None] = lambda share: None,
+) -> list[list[_Times]]:
+    """Time networks in turns, each in several sessions.
+
+    Args:
+        models: The networks; all take ``feeds``.
+        feeds: One input.
+        target: Provider and threads.
+        seconds: About how long to measure.
+        advance: Called with the share of the work just done.
+
+    Returns:
+        For each network the milliseconds of its rounds, session by session.
+    """
+    times: list[list[_Times]] = [[] for _ in models]
+    order = list(range(len(models)))
+    for _ in range(SESSIONS):
+        taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
+        for index, latency in zip(order, taken, strict=True):
+            times[index].append(np.array(latency.milliseconds))
+        order.append(order.pop(0))  # none always runs behind the same other
+        advance(1 / SESSIONS)
+    return times
+
+
+def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:
+    """Return time before / time after: the median over rounds, with its bootstrap interval.
+
+    Args:
+        before: Milliseconds of the rounds, session by session.
+        after: Likewise, taken in turns with these.
+        seed: Of the resampling.
+    """
+    sessions = [np.log(one / other) for one, other in zip(before, after, strict=True)]
+    rng = np.random.default_rng(seed)
+    medians = np.empty(_RESAMPLES)
+    for index in range(_RESAMPLES):
+        chosen = rng.integers(len(sessions), size=len(sessions))
+        medians[index] = np.median(np.concatenate([rng.choice(sessions[one], len(sessions[one])) for one in chosen]))
+    tail = (100 - _COVERAGE) / 2
+    low, high = np.percentile(medians, [tail, 100 - tail])
+    # A few sessions spread less than their population: n of them by the root of (n - 1) / n.
+    middle, widen = float(np.median(np.concatenate(sessions))), np.sqrt(len(sessions) / (len(sessions) - 1))
+    low, high = middle + widen * (low - middle), middle + widen * (high - middle)
+    return Interval(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))

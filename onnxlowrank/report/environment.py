@@ -1,0 +1,26 @@
+"""Where figures were measured, for people."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+
+import onnxruntime as ort
+
+from onnxlowrank.cost.hardware import processor
+
+
+def environment(providers: tuple[str, ...], threads: tuple[int, ...]) -> list[tuple[str, str]]:
+    """Return what the reader of a measurement should know about the machine and its software."""
+    return [
+        ("processor", f"{processor('cpu')}, {os.cpu_count()} cores"),
+        *([("GPU", processor("cuda"))] if "cuda" in providers else []),
+        ("providers", ", ".join(providers)),
+        ("threads", ", ".join(map(str, threads))),
+        ("onnxruntime", ort.__version__),
+        ("onnxlowrank", importlib.metadata.version("onnxlowrank")),
+        ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
+        ("date", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
+    ]

@@ -1,0 +1,32 @@
+"""Reports in the terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from onnxlowrank.report.content import Report, Table
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the tables, the notes and the headline."""
+    for table in report.tables:
+        console.print(_rich(table))
+        console.print()
+    for note in report.notes:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(report.headline, style="bold"))
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(table.columns):
+        is_words = index in table.words
+        shown.add_column(
+            column, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words, header_style="bold"
+        )
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
