@@ -145,12 +145,13 @@ def analyze(
     methods = load_passes(passes)
     original = load(model)
     normalised = normalise(original)
+    found_layers = find_layers(normalised)
+    if not found_layers:
+        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
     inputs = open_or_make(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
-    layers = with_shapes(normalised, find_layers(normalised), inputs)
-    if not layers:
-        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
+    layers = with_shapes(normalised, found_layers, inputs)
     suited, _ = suit(layers, methods, (), (), conv_only=False)
     with Spool() as spool, one_blas_thread():
         about = Calibration(normalised, layers, suited, stacked_inputs(original, inputs), spool, seed)

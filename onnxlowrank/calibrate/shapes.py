@@ -15,6 +15,8 @@ from onnxlowrank.runtime import all_threads, open_session, running
 
 def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:
     """Return the layers with the shapes they have on the first input."""
+    if not layers:
+        return []
     names = sorted({name for layer in layers for name in (layer.input, layer.output)})
     given = inputs[0]
     read = {name for name in names if name in given}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from onnxlowrank.cli import analyze, cache, compare, optimize, profile, sweep
+from onnxlowrank.cli import analyze, cache, compare, optimize, profile, schema, sweep
 from onnxlowrank.cli.app import BAD_INPUT, INTERRUPTED, app
 from onnxlowrank.errors import OnnxLowRankError
 
-__all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "sweep"]
+__all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "schema", "sweep"]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.cost.latency import measure
@@ -73,15 +74,19 @@ def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -
         after: Likewise, taken in turns with these.
         seed: Of the resampling.
     """
-    sessions = [np.log(one / other) for one, other in zip(before, after, strict=True)]
+    logs = [np.log(one / other) for one, other in zip(before, after, strict=True)]
+    rounds = min(map(len, logs))
+    sessions = np.array([one[:rounds] for one in logs])
     rng = np.random.default_rng(seed)
-    medians = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        chosen = rng.integers(len(sessions), size=len(sessions))
-        medians[index] = np.median(np.concatenate([rng.choice(sessions[one], len(sessions[one])) for one in chosen]))
-    tail = (100 - _COVERAGE) / 2
-    low, high = np.percentile(medians, [tail, 100 - tail])
-    # A few sessions spread less than their population: n of them by the root of (n - 1) / n.
-    middle, widen = float(np.median(np.concatenate(sessions))), np.sqrt(len(sessions) / (len(sessions) - 1))
-    low, high = middle + widen * (low - middle), middle + widen * (high - middle)
+    chosen = rng.integers(len(sessions), size=(_RESAMPLES, len(sessions), 1))
+    drawn = sessions[chosen, rng.integers(rounds, size=(_RESAMPLES, len(sessions), rounds))]
+    medians = np.median(drawn.reshape(_RESAMPLES, -1), axis=1)
+    middle, tail = float(np.median(sessions)), (100 - _COVERAGE) / 2
+    low, high = middle + _expansion(len(sessions)) * (np.percentile(medians, [tail, 100 - tail]) - middle)
     return Interval(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))
+
+
+def _expansion(sessions: int) -> float:
+    """Return by how much percentiles of few sessions fall short (Hesterberg 2015, "expanded percentile interval")."""
+    quantile = (100 + _COVERAGE) / 200
+    return float(t.ppf(quantile, sessions - 1) / norm.ppf(quantile) * np.sqrt(sessions / (sessions - 1)))

@@ -40,7 +40,7 @@ def distributions(title: str, times: Mapping[str, Sequence[float]]) -> Figure:
     with _drawn(title, _ROW * len(times) + 0.9) as ((axes,), figure):
         axes.boxplot(
             list(times.values()),
-            vert=False,
+            orientation="horizontal",
             whis=(1, 99),
             showfliers=False,
             medianprops={"color": COLOURS[1], "linewidth": 2},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -21,12 +21,11 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _rich(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, column in enumerate(table.columns):
         is_words = index in table.words
-        shown.add_column(
-            column, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words, header_style="bold"
-        )
+        justify: JustifyMethod = "left" if is_words else "right"
+        shown.add_column(Text(column, "bold"), justify=justify, overflow="fold", no_wrap=not is_words)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
