@@ -13,7 +13,7 @@ from onnxlowrank.calibrate.inputs import Source
 from onnxlowrank.calibrate.preprocess import Preprocess
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.compare import open_or_make
+from onnxlowrank.comparison import open_or_make
 from onnxlowrank.cost.profile import NodeTime
 from onnxlowrank.cost.profile import profile as time_nodes
 from onnxlowrank.errors import OptionError

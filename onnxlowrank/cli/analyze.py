@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.analyze import analyze as run
+from onnxlowrank.analysis import analyze as run
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.options import (
     AsJson,

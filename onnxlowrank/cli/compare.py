@@ -30,7 +30,7 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import counts, names, shape
-from onnxlowrank.compare import compare as run
+from onnxlowrank.comparison import compare as run
 from onnxlowrank.report.compared import comparison_report
 
 EXAMPLE = """

@@ -32,7 +32,7 @@ from onnxlowrank.cli.options import (
 )
 from onnxlowrank.cli.parsing import names, numbers
 from onnxlowrank.report.swept import sweep_report
-from onnxlowrank.sweep import sweep as run
+from onnxlowrank.sweeps import sweep as run
 
 EXAMPLE = """
 Example:

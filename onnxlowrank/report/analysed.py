@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 
-from onnxlowrank.analyze import Analysis, LayerAnalysis
+from onnxlowrank.analysis import Analysis, LayerAnalysis
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from onnxlowrank.compare import Comparison, Facts, Run
+from onnxlowrank.comparison import Comparison, Facts, Run
 from onnxlowrank.evaluate import Agreement
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment

@@ -27,6 +27,7 @@ _STYLE: dict[Any, Any] = {
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
+    "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.alpha": 0.25,

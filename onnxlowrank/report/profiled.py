@@ -17,7 +17,7 @@ def profile_report(found: Profile, command: str = "") -> Report:
     """Return the report of where a network spends its time."""
     total = found.milliseconds
     ops = [
-        (op, str(count), f"{ms:.3f}", _percent(ms / total), f"{macs / 1e6:.1f}", _rate(2e-6 * macs / ms if ms else 0))
+        (op, str(count), f"{ms:.3f}", _percent(ms / total), _million(macs), _rate(2e-6 * macs / ms if ms else 0))
         for op, (count, ms, macs) in found.by_op.items()
     ]
     shown = sorted((one for one in found.nodes if one.share >= _LEAST), key=lambda one: -one.milliseconds)
@@ -46,14 +46,14 @@ def _headline(found: Profile, where: str) -> str:
     dearest = max(found.nodes, key=lambda one: one.milliseconds)
     return (
         f"{found.milliseconds:.2f} ms on {where}; {_percent(dearest.share)} of it in {_name(dearest)}. "
-        f"{_percent(slow / found.milliseconds)} is spent in nodes below {_SLOW:.0%} of the highest rate of arithmetic, "
-        f"{fastest:.1f} GFLOP/s."
+        f"{_percent(slow / found.milliseconds)} is spent in nodes below {100 * _SLOW:.0f} % of the highest rate of "
+        f"arithmetic, {fastest:.1f} GFLOP/s."
     )
 
 
 def _row(one: NodeShare) -> tuple[str, ...]:
-    macs = f"{one.macs / 1e6:.1f}" if one.macs else ""
-    return _name(one), one.op, f"{one.milliseconds:.3f}", _percent(one.share), macs, _rate(one.gflops)
+    figures = _percent(one.share), _million(one.macs), _rate(one.gflops)
+    return _name(one), one.op, f"{one.milliseconds:.3f}", *figures
 
 
 def _name(one: NodeShare) -> str:
@@ -62,6 +62,10 @@ def _name(one: NodeShare) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _million(macs: int) -> str:
+    return f"{macs / 1e6:.1f}" if macs else ""
 
 
 def _rate(gflops: float) -> str:

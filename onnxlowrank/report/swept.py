@@ -8,7 +8,7 @@ from typing import Any
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
-from onnxlowrank.sweep import Sweep
+from onnxlowrank.sweeps import Sweep
 
 
 def sweep_report(found: Sweep, command: str = "") -> Report:

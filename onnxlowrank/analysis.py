@@ -18,7 +18,7 @@ from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.choose import offer_all, suit
-from onnxlowrank.compare import open_or_make
+from onnxlowrank.comparison import open_or_make
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.drafts import Drafts

@@ -1,0 +1,73 @@
+"""What a comparison says of two equal networks, and of one with a planted slow-down.
+
+    python benchmarks/comparisons.py models/vgg_cifar10.onnx
+
+First the network against itself, again and again: how often the 95 % interval of the ratio holds 1, and how wide it is.
+Then against an equal network in which one Conv is slower: the sum of two Convs, each with half the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+import onnxlowrank
+from onnxlowrank.calibrate.specs import input_specs
+from onnxlowrank.comparison import open_or_make
+from onnxlowrank.cost.duel import ratio_of, take_turns
+from onnxlowrank.graph.load import load
+from onnxlowrank.runtime import Target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    model = load(args.model)
+    feeds = open_or_make(input_specs(model), None, {}, None, 1, 0)[0]
+    hits, widths = 0, []
+    for run in range(args.runs):
+        found = ratio_of(*take_turns([model, model], feeds, Target(threads=args.threads), args.seconds))
+        hits += found.low <= 1 <= found.high
+        widths.append(found.high - found.low)
+        print(f"{run + 1}: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f})", flush=True)
+    print(
+        f"{hits} of {args.runs} intervals hold 1; width {100 * np.median(widths):.2f} % (median), "
+        f"{100 * max(widths):.2f} % (largest)"
+    )
+    slow, name = planted(model)
+    found = ratio_of(*take_turns([model, slow], feeds, Target(threads=args.threads), args.seconds))
+    print(f"{name} split in two: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f}) times as fast")
+    for title, network in (("before", model), ("after", slow)):
+        nodes = onnxlowrank.profile(network, threads=args.threads).nodes
+        took = sum(node.milliseconds for node in nodes if (node.node or "").startswith(name))
+        print(f"{title}: {took:.3f} ms in {name} by the profile")
+
+
+def planted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """Return an equal network whose dearest Conv by weights became the sum of two, and the name of that Conv."""
+    slow = onnx.ModelProto()
+    slow.CopyFrom(model)
+    weights = {one.name: one for one in slow.graph.initializer}
+    convs = [node for node in slow.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    chosen = max(convs, key=lambda node: np.prod(weights[node.input[1]].dims))
+    half = numpy_helper.to_array(weights[chosen.input[1]]) / 2
+    slow.graph.initializer.append(numpy_helper.from_array(half, "half"))
+    output, place = chosen.output[0], list(slow.graph.node).index(chosen)
+    chosen.input[1], chosen.output[0] = "half", f"{output}/one"
+    other = helper.make_node("Conv", [chosen.input[0], "half"], [f"{output}/other"], name=f"{chosen.name}/other")
+    other.attribute.extend(chosen.attribute)
+    added = helper.make_node("Add", [f"{output}/one", f"{output}/other"], [output], name=f"{chosen.name}/sum")
+    slow.graph.node.insert(place + 1, other)
+    slow.graph.node.insert(place + 2, added)
+    return slow, chosen.name
+
+
+if __name__ == "__main__":
+    main()
