@@ -182,7 +182,7 @@ def compare(
     if min(batches, default=1) < 1:
         raise OptionError(f"--batch {min(batches)} makes no sense; give 1 or more")
     judge = _metric(metric)
-    networks, names = [load(one) for one in models], _names(models)
+    networks, names = [load(one, any_precision=True) for one in models], _names(models)
     specs = input_specs(networks[0])
     for name, network in zip(names[1:], networks[1:], strict=True):
         _check_same_inputs(specs, input_specs(network), names[0], name)

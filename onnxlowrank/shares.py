@@ -128,7 +128,7 @@ def profile(
     target.check()
     if not seconds > 0:
         raise OptionError(f"--seconds {seconds:g} makes no sense; give a number above 0, e.g. 5")
-    network = load(model)
+    network = load(model, any_precision=True)
     used = open_or_make(input_specs(network), inputs, shapes or {}, preprocess, 1, 0)
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), used)

@@ -131,6 +131,26 @@ def test_networks_without_layers_are_profiled_and_compared(place: Path) -> None:
     assert found["differences"][0]["largest_difference"] == 0
 
 
+def test_quantised_networks_are_compared_and_profiled(place: Path) -> None:
+    scaled = parse(
+        """g (float[N, 5] x) => (float[N, 5] y) {
+            q = QuantizeLinear (x, s, z)
+            d = DequantizeLinear (q, s, z)
+            y = MatMul (d, w)
+        }""",
+        s=np.float32(0.05),
+        z=np.int8(0),
+        w=np.eye(5, dtype="f"),
+    )
+    onnx.save(scaled, place / "int8.onnx")
+    onnx.save(
+        parse("g (float[N, 5] x) => (float[N, 5] y) { y = MatMul (x, w) }", w=np.eye(5, dtype="f")), place / "f.onnx"
+    )
+    found = printed(place, "compare", "f.onnx", "int8.onnx", *SHORT)
+    assert 0 < found["differences"][0]["relative_error"] < 0.1
+    assert printed(place, "profile", "int8.onnx", *SHORT)["nodes"]
+
+
 def test_analyze(place: Path) -> None:
     found = printed(place, "analyze", "a.onnx", "--calibration", "images.npz")
     first, second, last = found["layers"]

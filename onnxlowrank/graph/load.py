@@ -27,12 +27,16 @@ _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulIntege
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-def load(source: Source) -> ModelProto:
+def load(source: Source, any_precision: bool = False) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
+
+    Args:
+        source: The file, or the model.
+        any_precision: Whether it may be quantised or have half-precision weights: to be run, not to be decomposed.
 
     Raises:
         ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
-            model has no nodes, is invalid, is already quantised, or has half-precision weights.
+            model has no nodes or is invalid; or, unless that is allowed, is quantised or has half-precision weights.
     """
     label = describe(source)
     if isinstance(source, ModelProto):
@@ -44,7 +48,8 @@ def load(source: Source) -> ModelProto:
         model = _read(Path(source))
     if not model.graph.node:
         raise ModelError(f"{label} has an empty graph, without a single node; export the network again.")
-    _refuse_low_precision(model, label)
+    if not any_precision:
+        _refuse_low_precision(model, label)
     _check(model, source, label)
     return model
 
