@@ -10,7 +10,7 @@ from onnxlowrank.decompose import regression
 from onnxlowrank.decompose.activation import IDENTITY, RELU, Smooth, leaky_relu
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
+from onnxlowrank.decompose.spatial import _RIDGE, spatial_energy, spatial_factors
 from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 
 RNG = np.random.default_rng(7)
@@ -61,6 +61,8 @@ def test_spatial_factors_are_the_best_of_their_rank(outputs, inputs, kh, kw, wei
     folded = kernel.transpose(1, 2, 3, 0).reshape(inputs * kh, kw * outputs)
     root = rng.normal(size=(inputs * kh, inputs * kh)) if weighed else np.eye(inputs * kh)
     covariance = root.T @ root
+    if weighed:  # the covariance counts with a little ridge, which matters where it is nearly singular
+        root = scipy.linalg.cholesky(covariance + _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(root)))
     tail = scipy.linalg.svdvals(root @ folded) ** 2
     energy = spatial_energy(kernel, covariance if weighed else None)
     for rank in range(1, min(folded.shape) + 1):

@@ -112,18 +112,22 @@ def points(title: str, clouds: Mapping[str, NDArray[np.floating]]) -> Figure:
             axes.set(xlim=(-largest, largest), ylim=(-largest, largest), zlim=(-largest, largest))
             axes.set(xlabel="red", ylabel="green", zlabel="blue", xticks=[0], yticks=[0], zticks=[0])
             axes.set_title(name, fontsize=9)
+            axes.set_box_aspect(None, zoom=0.75)  # room for the labels
+            for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+                axis.set_pane_color((0, 0, 0, 0))
     return figure[0]
 
 
 def _tiled(images: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return one image of all, in as many rows as columns, a pixel apart; the range becomes 0 to 1, zero is grey."""
-    n, height, width, channels = images.shape
+    """Return one RGBA image of all, in rows and columns, a pixel apart; the range becomes 0 to 1, zero is grey."""
+    n, height, width, _ = images.shape
     side = int(np.ceil(np.sqrt(n)))
     largest = np.abs(images).max(initial=1e-12)
-    sheet = np.ones((side * (height + 1) - 1, side * (width + 1) - 1, channels))
+    sheet = np.zeros((side * (height + 1) - 1, side * (width + 1) - 1, 4))
     for index, image in enumerate(images):
         top, left = index // side * (height + 1), index % side * (width + 1)
-        sheet[top : top + height, left : left + width] = 0.5 + image / (2 * largest)
+        place = sheet[top : top + height, left : left + width]
+        place[..., :3], place[..., 3] = 0.5 + image / (2 * largest), 1
     return sheet
 
 
@@ -139,6 +143,7 @@ def _drawn(
     done: list[Figure] = []
     with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
         canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
+        canvas.get_layout_engine().set(wspace=0.1)
         yield canvas.subplots(1, columns, squeeze=False, subplot_kw={"projection": projection})[0], done
         text = io.StringIO()
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
