@@ -18,7 +18,7 @@ _MOST_LINES = 20
 
 def analysis_report(found: Analysis, command: str = "") -> Report:
     """Return the report of what a network has to give."""
-    tables = [_spectra(found), _offers(found), _refusals(found)]
+    tables = [table for table in (_spectra(found), _offers(found), _refusals(found)) if table.rows]
     notes = [
         f"run on {found.inputs}",
         "error and cost are predictions, cost in multiply-accumulates: optimize measures both",
