@@ -18,6 +18,7 @@ _INK = "#010203"  # becomes the colour of the page's text
 _WIDTH = 7.5  # inches
 _ROW = 0.28  # inches
 _STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.wspace": 0.1,
     "svg.fonttype": "none",
     "svg.hashsalt": "onnxlowrank",
     "font.family": "sans-serif",
@@ -143,7 +144,6 @@ def _drawn(
     done: list[Figure] = []
     with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
         canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
-        canvas.get_layout_engine().set(wspace=0.1)
         yield canvas.subplots(1, columns, squeeze=False, subplot_kw={"projection": projection})[0], done
         text = io.StringIO()
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
