@@ -41,7 +41,9 @@ def profile_report(found: Profile, command: str = "") -> Report:
 
 
 def _headline(found: Profile, where: str) -> str:
-    fastest = max((one.gflops for one in found.nodes), default=0.0)
+    if not found.milliseconds:
+        return f"onnxruntime has nothing left to compute on {where}."
+    fastest = max(one.gflops for one in found.nodes)
     slow = sum(one.milliseconds for one in found.nodes if one.gflops < _SLOW * fastest)
     dearest = max(found.nodes, key=lambda one: one.milliseconds)
     return (
