@@ -94,9 +94,8 @@ class Prepared:
     ) -> Prices:
         """Return the prices of the candidates, or of some of them."""
         network = self.network(threads)
-        inside, whole = network.layer_times(network.model)
         offered = self.candidates if candidates is None else candidates
-        return Prices(self.layers, network.suited, offered, loss, self.timer(threads), inside, whole)
+        return Prices(self.layers, network.suited, offered, loss, self.timer(threads), *network.dense_times)
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""

@@ -124,11 +124,11 @@ def main() -> None:
                         "drop": change.drop,
                     }
                 )
+            if args.json:
+                Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+            if args.plot:
+                plot(rows, args.plot)
     report(rows, f"{args.model}, {len(test)} test inputs")
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
-    if args.plot:
-        plot(rows, args.plot)
 
 
 def report(rows: Sequence[Mapping[str, object]], title: str) -> None:

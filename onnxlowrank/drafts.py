@@ -22,10 +22,6 @@ class Drafts:
         self.suited, self.statistics = suited, statistics
         self._made: dict[_Key, Draft] = {}
 
-    def __contains__(self, candidate: Candidate) -> bool:
-        """Return whether the draft of a candidate was made."""
-        return _key(candidate) in self._made
-
     def of(self, layer: Layer, candidate: Candidate) -> Draft:
         """Return the draft of a candidate of ``layer``; different layers' may be made in parallel."""
         key = _key(candidate)

@@ -268,8 +268,7 @@ def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> M
     if goal.kind == MAX_SIZE:
         return reach_size(bench, goal.value)
     network = bench.network
-    inside, whole = network.layer_times(network.model)
-    prices = Prices(network.layers, network.suited, bench.candidates, bench.loss, timer, inside, whole)
+    prices = Prices(network.layers, network.suited, bench.candidates, bench.loss, timer, *network.dense_times)
     if goal.kind == LATENCY:
         return reach_latency(bench, prices, goal.value)
     if goal.kind == MAX_DROP:
@@ -345,7 +344,10 @@ def _report_layer(
 
 def _layer_times(network: Network, made: Made) -> dict[str, tuple[float, float]]:
     """Return the milliseconds of every layer inside the network, before and after, where they can be told."""
-    (before, _), (after, _) = network.layer_times(network.model), network.layer_times(made.model)
+    before, _ = network.dense_times
+    if not before:
+        return {}
+    after, _ = network.layer_times(made.model)
     return {name: (before[name], after[name]) for name in before}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 
@@ -73,6 +74,11 @@ class Network:
                 outline = self.suited[layer.name][candidate.method].outline(layer, candidate.setting)
                 chains[layer.name] = outline.lowered(self.forms(layer, outline))
         return written(self.model, self.layers, chains)
+
+    @cached_property
+    def dense_times(self) -> tuple[dict[str, float], float]:
+        """The milliseconds of the layers as they are, and of the whole network, see :meth:`layer_times`."""
+        return self.layer_times(self.model)
 
     def layer_times(self, model: onnx.ModelProto) -> tuple[dict[str, float], float]:
         """Return the milliseconds of the layers, dense or rewritten, in ``model``, and of the whole of it.

@@ -13,9 +13,10 @@ What stands for the approximation matters more than how often it is measured. Th
 * to a pass's own :meth:`~onnxlowrank.passes.base.Pass.draft`: near to what the fitted chain costs,
   once the mean of the response is restored, as the fit would do.
 
-So the drafts that were made to check energies are measured, and a power law in the lost energy goes through the
-losses. Where there are none the responses are projected onto their principal axes, which needs no candidate
-(:func:`projected`).
+So the drafts of two settings are measured that selection might choose, one that loses little and one that loses more,
+and a power law in the lost energy goes through the losses. Both have to be near what is chosen in the end: a layer that
+is nearly low-rank loses nothing up to some energy, and a lot soon after. Where there are no such settings the responses
+are projected onto their principal axes, which needs no candidate (:func:`projected`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -40,6 +40,7 @@ from onnxlowrank.fit import Calibration
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.layer import Geometry, Layer
+from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, pointwise
 from onnxlowrank.progress import Progress
 from onnxlowrank.runtime import all_threads, open_session, running
@@ -47,12 +48,13 @@ from onnxlowrank.runtime import all_threads, open_session, running
 Outputs = list[NDArray[np.generic]]
 
 ENERGIES = (0.98, 0.9)
-"""Shares of the response's variance near which the loss is measured: about what selection chooses between."""
+"""Shares of the response's variance at which, or a little above, the loss is measured: about what selection chooses."""
 
 _MOST_MACS = 4e12
 _FEWEST_INPUTS, _MOST_INPUTS, _INPUTS_FOR_MEANS = 16, 256, 32
 _SMALLEST, _LARGEST = 1e-9, 1e6
-_EXPONENTS = 0.5, 2.0
+_NOTHING_LOST = 1e-4
+_EXPONENTS = 1.0, 1.5
 _USUAL_EXPONENT, _LEAST_SPREAD = 1.0, math.log(1.5)
 _PROBE = "::onnxlowrank::mean"
 
@@ -87,7 +89,7 @@ def measure_sensitivities(
 
     Args:
         about: The network and its inputs, of which an evenly spread part is used.
-        drafts: Of its layers; the energies of those made are known.
+        drafts: Of its layers.
         candidates: What the layers offer.
         progress: Told how far it is.
 
@@ -98,15 +100,21 @@ def measure_sensitivities(
     measured = [layer for layer in layers if any(one.method != KEEP for one in candidates[layer.name])]
     if not measured:
         return {}
-    advance = progress.stage("sensitivity", 1 + len(measured))
+    examples = {layer.name: _examples(candidates[layer.name]) for layer in measured}
+    chosen = [(layer, candidate) for layer in measured for candidate in examples[layer.name]]
+    advance = progress.stage("sensitivity", len(chosen) + 1 + len(measured))
+    for _ in in_parallel(lambda one: drafts.of(*one), chosen):
+        advance(1)
     used = _spread(about.inputs, _affordable(layers, 1 + len(measured) * len(ENERGIES)))
     network = _Network(model, layers, measured, used)
     advance(1)
     found = {}
     for layer in measured:
-        examples = _examples(layer, drafts, candidates[layer.name])
-        losses = [network.loss(layer, chain) for _, chain in examples]
-        found[layer.name] = fit_sensitivity([energy for energy, _ in examples], losses)
+        chains = {candidate.energy: drafts.of(layer, candidate).chain for candidate in examples[layer.name]}
+        if not chains:
+            moments = drafts.statistics[layer.name].moments[RESPONSE]
+            chains = {energy: projected(layer, moments, energy) for energy in ENERGIES}
+        found[layer.name] = fit_sensitivity(list(chains), [network.loss(layer, chain) for chain in chains.values()])
         advance(1)
     return found
 
@@ -139,7 +147,9 @@ def projected(layer: Layer, moments: Moments, energy: float) -> Chain:
 def fit_sensitivity(energies: Sequence[float], losses: Sequence[float]) -> Sensitivity:
     """Return the power law through measured losses: least squares in logarithms, with a sensible exponent.
 
-    Energies too close to each other, or a single one, do not tell the exponent: then it is the usual one.
+    Small errors do harm in proportion to their energy, and larger ones at most a little more: of two measurements on a
+    few inputs no steeper or flatter law is believed. Energies too close to each other, or a single one, do not tell the
+    exponent: then it is the usual one.
     """
     x = np.log(1 - np.asarray(energies))
     y = np.log(np.clip(np.nan_to_num(losses, nan=_LARGEST), _SMALLEST, _LARGEST))
@@ -148,18 +158,11 @@ def fit_sensitivity(energies: Sequence[float], losses: Sequence[float]) -> Sensi
     return Sensitivity(math.exp(float((y - exponent * x).mean())), exponent)
 
 
-def _examples(layer: Layer, drafts: Drafts, offered: Sequence[Candidate]) -> list[tuple[float, Chain]]:
-    """Return approximations of the layer near the energies, and what they keep: drafts, or projections."""
-    made = [one for one in offered if one.energy < 1 and one in drafts]
-    if not made:
-        moments = drafts.statistics[layer.name].moments[RESPONSE]
-        return [(energy, projected(layer, moments, energy)) for energy in ENERGIES]
-    nearest = dict.fromkeys(min(made, key=partial(_distance, energy)) for energy in ENERGIES)
-    return [(one.energy, drafts.of(layer, one).chain) for one in nearest]
-
-
-def _distance(energy: float, candidate: Candidate) -> float:
-    return abs(math.log((1 - candidate.energy) / (1 - energy)))
+def _examples(offered: Sequence[Candidate]) -> list[Candidate]:
+    """Return the cheapest candidates that keep the energies and lose something, each once."""
+    lossy = [one for one in offered if one.method != KEEP and 1 - one.energy > _NOTHING_LOST]
+    enough = [[one for one in lossy if one.energy >= energy] for energy in ENERGIES]
+    return list(dict.fromkeys(min(some, key=lambda one: one.macs) for some in enough if some))
 
 
 class _Network:

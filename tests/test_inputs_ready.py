@@ -19,8 +19,8 @@ def rows(count, width=4):
 
 
 @pytest.fixture
-def spool(tmp_path, monkeypatch):
-    folder = tmp_path / "spool"
+def scratch(tmp_path, monkeypatch):
+    folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
@@ -180,9 +180,9 @@ def test_objects_are_read_as_often_as_wanted(make):
     assert inputs.description.startswith("3 feeds from the ")
 
 
-def test_spool_holds_the_feeds_and_goes_with_the_inputs(spool):
+def test_scratch_holds_the_feeds_and_goes_with_the_inputs(scratch):
     inputs = open_inputs((rows(1) + index for index in range(20)), VECTOR, RAW)
-    (folder,) = spool.iterdir()
+    (folder,) = scratch.iterdir()
     assert len(list(folder.glob("*.npy"))) == 20
     part = inputs.subset([3])
     del inputs
@@ -193,9 +193,9 @@ def test_spool_holds_the_feeds_and_goes_with_the_inputs(spool):
     assert not folder.exists()
 
 
-def test_spool_of_a_refused_source_goes_at_once(spool):
+def test_scratch_of_a_refused_source_goes_at_once(scratch):
     says(iter([rows(1), rows(1, 3)]), VECTOR, "item 1")
-    assert not list(spool.iterdir())
+    assert not list(scratch.iterdir())
 
 
 def test_opening_a_long_iterable_does_not_hold_its_feeds():

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxlowrank.calibrate.feeds import Inputs, label_rows
 from onnxlowrank.calibrate.npy import Header, open_npy, open_npz
+from onnxlowrank.calibrate.scratch import Scratch
 from onnxlowrank.calibrate.specs import (
     Array,
     Feeds,
@@ -18,7 +19,6 @@ from onnxlowrank.calibrate.specs import (
     fits,
     shape_text,
 )
-from onnxlowrank.calibrate.spool import Spool
 from onnxlowrank.errors import InputDataError
 
 
@@ -42,14 +42,14 @@ def npz_inputs(path: Path, headers: dict[str, Header], specs: Sequence[InputSpec
     Raises:
         InputDataError: The file cannot be read or does not fit.
     """
-    spool = Spool()
+    scratch = Scratch()
     wanted = [spec.name for spec in specs]
     wanted += [name for name in ("labels",) if name in headers and name not in wanted]
-    return array_inputs(open_npz(path, wanted, headers, spool), specs, str(path), spool)
+    return array_inputs(open_npz(path, wanted, headers, scratch), specs, str(path), scratch)
 
 
 def array_inputs(
-    arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str, keep: Spool | None = None
+    arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str, keep: Scratch | None = None
 ) -> Inputs:
     """Return the feeds cut from ``arrays`` along axis 0.
 
@@ -60,7 +60,7 @@ def array_inputs(
         arrays: One array for each input, by name; ``labels`` beside them are the class indices of the samples.
         specs: The model's inputs.
         where: Where the arrays come from, for messages.
-        keep: The spool the arrays lie in.
+        keep: The scratch the arrays lie in.
 
     Raises:
         InputDataError: An array is missing or does not fit, or their lengths differ.

@@ -14,8 +14,8 @@ from PIL import Image
 from onnxlowrank.calibrate.feeds import Inputs, label_rows
 from onnxlowrank.calibrate.npy import Header, open_npz
 from onnxlowrank.calibrate.preprocess import Preprocess, apply, check_images_fit
+from onnxlowrank.calibrate.scratch import Scratch
 from onnxlowrank.calibrate.specs import Feeds, InputSpec, shape_text
-from onnxlowrank.calibrate.spool import Spool
 from onnxlowrank.errors import InputDataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
@@ -60,14 +60,14 @@ def packed_inputs(path: Path, headers: dict[str, Header], specs: Sequence[InputS
             f"the array 'images' of {path} is {dtype} {shape_text(shape)}: give uint8 [N, H, W, C], or name it "
             f"'{spec.name}' if it is ready to be fed."
         )
-    spool = Spool()
-    arrays = open_npz(path, [name for name in ("images", "labels") if name in headers], headers, spool)
+    scratch = Scratch()
+    arrays = open_npz(path, [name for name in ("images", "labels") if name in headers], headers, scratch)
     images, labels = arrays["images"], arrays.get("labels")
 
     def sample(index: int) -> NDArray[Any]:
         return _named(f"{path}, image {index}", np.asarray(images[index]), preprocess, spec)
 
-    return _image_inputs(sample, len(images), spec, f"images in {path}", labels, spool)
+    return _image_inputs(sample, len(images), spec, f"images in {path}", labels, scratch)
 
 
 def _image_spec(where: str, specs: Sequence[InputSpec], preprocess: Preprocess) -> InputSpec:
@@ -87,7 +87,7 @@ def _image_inputs(
     spec: InputSpec,
     where: str,
     labels: NDArray[np.generic] | None,
-    keep: Spool | None = None,
+    keep: Scratch | None = None,
 ) -> Inputs:
     """Return ``samples`` images stacked in batches, a short last one dropped."""
     batch = spec.batch

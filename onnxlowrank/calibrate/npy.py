@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from onnxlowrank.calibrate.scratch import Scratch
 from onnxlowrank.calibrate.specs import Array
-from onnxlowrank.calibrate.spool import Spool
 from onnxlowrank.errors import InputDataError
 
 Header = tuple[tuple[int, ...], np.dtype[Any]]
@@ -55,8 +55,8 @@ def npz_headers(path: Path) -> dict[str, Header]:
         raise _damaged(path, error) from error
 
 
-def open_npz(path: Path, names: Iterable[str], headers: dict[str, Header], spool: Spool) -> dict[str, Array]:
-    """Return the arrays ``names`` of a ``.npz`` file as read-only memory maps of copies unpacked into ``spool``.
+def open_npz(path: Path, names: Iterable[str], headers: dict[str, Header], scratch: Scratch) -> dict[str, Array]:
+    """Return the arrays ``names`` of a ``.npz`` file as read-only memory maps of copies unpacked into ``scratch``.
 
     Raises:
         InputDataError: An array is damaged, empty, or holds Python objects, or there is no room to unpack it.
@@ -64,7 +64,7 @@ def open_npz(path: Path, names: Iterable[str], headers: dict[str, Header], spool
     arrays: dict[str, Array] = {}
     for number, name in enumerate(names):
         _check_header(headers[name], f"{path}, array '{name}'")
-        target = spool.folder / f"array_{number}.npy"
+        target = scratch.folder / f"array_{number}.npy"
         try:
             with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as packed, target.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)

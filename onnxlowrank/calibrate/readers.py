@@ -14,8 +14,8 @@ import onnx
 
 from onnxlowrank.calibrate.arrays import array_inputs
 from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.scratch import Scratch
 from onnxlowrank.calibrate.specs import Array, Feeds, InputSpec, check_feeds, check_finite
-from onnxlowrank.calibrate.spool import Spool
 from onnxlowrank.errors import InputDataError
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -44,7 +44,7 @@ def object_inputs(source: object, specs: Sequence[InputSpec], where: str) -> Inp
     if isinstance(source, list | tuple):
         return _listed(source, specs, where)
     if isinstance(source, Iterable) or hasattr(source, "get_next"):
-        return _spooled(source, specs, where)
+        return _kept_feeds(source, specs, where)
     raise InputDataError(
         f"{where} cannot be read for inputs: give a folder, a file, arrays, an iterable of feeds or an object with "
         "get_next()."
@@ -63,8 +63,8 @@ def _listed(source: Sequence[object], specs: Sequence[InputSpec], where: str) ->
     )
 
 
-def _spooled(source: object, specs: Sequence[InputSpec], where: str) -> Inputs:
-    spool = Spool()
+def _kept_feeds(source: object, specs: Sequence[InputSpec], where: str) -> Inputs:
+    scratch = Scratch()
     count, batch = 0, 1
     try:
         for item in _items(source, where):
@@ -72,33 +72,34 @@ def _spooled(source: object, specs: Sequence[InputSpec], where: str) -> Inputs:
             feeds = check_finite(check_feeds(item, specs, name), name)
             batch = batch if count else _batch_of(feeds, specs)
             for number, array in enumerate(feeds.values()):
-                _save(spool, _spool_name(count, number), array)
+                _save(scratch, _file_name(count, number), array)
             count += 1
         if not count:
             raise _nothing(where)
     except BaseException:
-        spool.remove()
+        scratch.remove()
         raise
 
     def read(index: int) -> Feeds:
         return {
-            spec.name: np.load(spool.folder / _spool_name(index, number), allow_pickle=False)
+            spec.name: np.load(scratch.folder / _file_name(index, number), allow_pickle=False)
             for number, spec in enumerate(specs)
         }
 
     return Inputs(read, count, batch, f"{count} feeds from {where}")
 
 
-def _spool_name(index: int, number: int) -> str:
+def _file_name(index: int, number: int) -> str:
     return f"feed_{index}_{number}.npy"
 
 
-def _save(spool: Spool, name: str, array: Array) -> None:
+def _save(scratch: Scratch, name: str, array: Array) -> None:
     try:
-        np.save(spool.folder / name, array, allow_pickle=False)
+        np.save(scratch.folder / name, array, allow_pickle=False)
     except OSError as error:
         raise InputDataError(
-            f"the feeds cannot be kept in {spool.folder} ({error.strerror}): make room or set TMPDIR to a larger disk."
+            f"the feeds cannot be kept in {scratch.folder} ({error.strerror}): "
+            "make room or set TMPDIR to a larger disk."
         ) from error
 
 

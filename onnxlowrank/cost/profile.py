@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.specs import Feeds
-from onnxlowrank.graph.walk import names, unique
+from onnxlowrank.graph.walk import named, names
 from onnxlowrank.layer import Layer
 from onnxlowrank.runtime import Target, open_session, running
 
@@ -68,9 +68,9 @@ def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float
         target: Provider and threads.
         seconds: About how long to run it; at least 7 and at most 100 runs are timed.
     """
-    named = _named(model)
+    model = _with_names(model)
     with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
-        session = open_session(named, target, trace=Path(folder))
+        session = open_session(model, target, trace=Path(folder))
         try:
             with running(feeds):
                 for _ in range(_WARM_UP):
@@ -82,7 +82,7 @@ def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float
         finally:
             trace = Path(session.end_profiling())
         runs = _runs(json.loads(trace.read_text(encoding="utf-8")))[_WARM_UP:]
-    known = _Names(named)
+    known = _Names(model)
     times = []
     for events in zip(*runs, strict=True):
         name, op = events[0]["name"].removesuffix(_EVENT), events[0]["args"]["op_name"]
@@ -152,13 +152,13 @@ class _Names:
         return last
 
 
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of ``model`` in which every node has a name."""
-    named, taken = onnx.ModelProto(), names(model)
-    named.CopyFrom(model)
-    for node in named.graph.node:
-        node.name = node.name or unique(f"{node.op_type}/{next(filter(None, node.output), '')}", taken)
-    return named
+def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of ``model`` in which every node has a name of its own."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:]
+    copy.graph.node.extend(named(model.graph.node, names(model)))
+    return copy
 
 
 def _runs(trace: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxlowrank.graph.walk import names, reads, rebuild, unique, walk
+from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def _prepare(model: ModelProto) -> ModelProto:
     defaults = {tensor.name for tensor in initializers}
     inputs = [info for info in graph.input if info.name not in defaults]
     prepared = rebuild(
-        model, nodes=_named(nodes, names(model)), initializers=initializers, inputs=inputs, outputs=graph.output
+        model, nodes=named(nodes, names(model)), initializers=initializers, inputs=inputs, outputs=graph.output
     )
     prepared.ir_version = max(4, model.ir_version)
     return prepared
@@ -72,21 +71,6 @@ def _constant(node: NodeProto) -> TensorProto | None:
     tensor.CopyFrom(node.attribute[0].t)
     tensor.name = node.output[0]
     return tensor
-
-
-def _named(nodes: Iterable[NodeProto], taken: set[str]) -> list[NodeProto]:
-    """Return ``nodes`` with a unique name each; a name that is unique already stays."""
-    named = []
-    seen: set[str] = set()
-    for node in nodes:
-        if not node.name or node.name in seen:
-            original, node = node, NodeProto()
-            node.CopyFrom(original)
-            output = next(filter(None, node.output), "")
-            node.name = unique(node.name or f"{node.op_type}/{output}", taken)
-        seen.add(node.name)
-        named.append(node)
-    return named
 
 
 def _fold(model: ModelProto) -> ModelProto:
@@ -105,7 +89,7 @@ def _fold(model: ModelProto) -> ModelProto:
     first_use = {name: i for i, name in enumerate(dict.fromkeys(name for node in nodes for name in reads(node)))}
     return rebuild(
         model,
-        nodes=_named(nodes, names(folded)),
+        nodes=named(nodes, names(folded)),
         initializers=sorted(folded.graph.initializer, key=lambda tensor: first_use.get(tensor.name, len(first_use))),
         inputs=model.graph.input,
         outputs=model.graph.output,

@@ -56,6 +56,21 @@ def unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def named(nodes: Iterable[NodeProto], taken: set[str]) -> list[NodeProto]:
+    """Return ``nodes`` with a unique name each; a name that is unique already stays."""
+    named = []
+    seen: set[str] = set()
+    for node in nodes:
+        if not node.name or node.name in seen:
+            original, node = node, NodeProto()
+            node.CopyFrom(original)
+            output = next(filter(None, node.output), "")
+            node.name = unique(node.name or f"{node.op_type}/{output}", taken)
+        seen.add(node.name)
+        named.append(node)
+    return named
+
+
 def opset(model: ModelProto) -> int:
     """Return the version of the standard operators ``model`` imports."""
     return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)

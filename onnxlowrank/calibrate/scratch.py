@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 
-class Spool:
+class Scratch:
     """A temporary folder that is removed with the object, at the latest when Python exits.
 
     Attributes:
