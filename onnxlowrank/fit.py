@@ -11,6 +11,7 @@ import onnx
 
 from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, Spool, sample
 from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.frontier import Frontier
 from onnxlowrank.chain import Chain, Window
 from onnxlowrank.choose import Suited
 from onnxlowrank.decompose.metric import Metric, data_covariance
@@ -154,9 +155,10 @@ class Fitter:
         for _ in in_parallel(lambda candidate: self._drafts.of(known[candidate.layer], candidate), new):
             advance(1)
         chains: dict[str, Chain] = {}
+        frontier = Frontier(self._calibration.inputs, self._calibration.seed)
         for candidate in chosen:
             if candidate not in self._fitted:
-                self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, advance)
+                self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, frontier, advance)
                 advance(1)
             chains[candidate.layer] = self._fitted[candidate]
         return chains
@@ -168,7 +170,9 @@ class Fitter:
         pairs = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, self._fitted, strict=False))
         return [candidate for candidate, _ in pairs]
 
-    def _fit(self, layer: Layer, candidate: Candidate, before: Mapping[str, Chain], advance: Advance) -> Chain:
+    def _fit(
+        self, layer: Layer, candidate: Candidate, before: Mapping[str, Chain], frontier: Frontier, advance: Advance
+    ) -> Chain:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
         about, method = self._calibration, self._calibration.suited[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
@@ -176,7 +180,7 @@ class Fitter:
         if layer.shortcut is not None:
             probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
-        rows = list(sample(prefix, probes, about.inputs, about.seed, advance))
+        rows = frontier.sample(prefix, probes, advance)
         samples = Samples(
             features=np.concatenate([row[_FEATURES] for row in rows]),
             target=about.spool.read(layer.name),

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from onnxlowrank.calibrate.capture import sample
 from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.frontier import Frontier
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
@@ -110,6 +111,7 @@ def measure_sensitivities(
     advance(1)
     found = {}
     for layer in measured:
+        network.go_to(layer)
         chains = {candidate.energy: drafts.of(layer, candidate).chain for candidate in examples[layer.name]}
         if not chains:
             moments = drafts.statistics[layer.name].moments[RESPONSE]
@@ -173,17 +175,24 @@ class _Network:
     ) -> None:
         self._model = model
         self._layers = layers
-        self._inputs = inputs
         self._outputs = _run(model, inputs)
-        self._few = _spread(inputs, _INPUTS_FOR_MEANS)
-        self._means = _means(model, measured, self._few)
+        self._means = _means(model, measured, _spread(inputs, _INPUTS_FOR_MEANS))
+        self._frontier = Frontier(inputs, seed=0)
+
+    def go_to(self, layer: Layer) -> None:
+        """Run the network as far as a layer, shallow to deep: :meth:`loss` begins there."""
+        probe = Probe(layer.input + _PROBE, layer.input, not layer.is_conv)
+        self._frontier.sample(self._model, [probe], lambda amount: None)
 
     def loss(self, layer: Layer, chain: Chain) -> float:
         """Return how far the outputs move when the chain computes the layer, with the mean of its response restored."""
-        shift = _means(rewrite(self._model, self._layers, {layer.name: chain}), [layer], self._few)[layer.name]
+        changed, inputs = self._with(layer, chain)
+        shift = _means(changed, [layer], _spread(inputs, _INPUTS_FOR_MEANS))[layer.name]
         bias = self._means[layer.name] - shift + (0 if chain.bias is None else chain.bias)
-        restored = replace(chain, bias=bias.astype(np.float32))
-        return _change(self._outputs, _run(rewrite(self._model, self._layers, {layer.name: restored}), self._inputs))
+        return _change(self._outputs, _run(*self._with(layer, replace(chain, bias=bias.astype(np.float32)))))
+
+    def _with(self, layer: Layer, chain: Chain) -> tuple[onnx.ModelProto, Inputs]:
+        return self._frontier.rest(rewrite(self._model, self._layers, {layer.name: chain}))
 
 
 def _means(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> dict[str, Float64Array]:

@@ -178,6 +178,15 @@ def test_nodes_without_names_go_by_those_of_normalised_models() -> None:
     assert model.SerializeToString() == before
 
 
+def test_nodes_of_one_name_are_told_apart_as_in_normalised_models() -> None:
+    model = image_model(f"e = Abs (x) {CONV.replace('x', 'e')} y = Exp (a)")
+    for node in model.graph.node:
+        node.name = "same"
+    times = profile(model, FEEDS, Target(), seconds=0)
+    assert [node for _, node in timed(times)] == [node.name for node in normalise(model).graph.node]
+    assert len(set(timed(times))) == 3
+
+
 def test_strange_names() -> None:
     model = image_model(f"{CONV} r = Relu (a) y = Exp (r)")
     model.graph.node[0].name, model.graph.node[2].name = "a_nchwc", 'ä "b"\\c_kernel_time'

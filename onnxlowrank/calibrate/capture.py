@@ -42,9 +42,18 @@ def sample(
     Raises:
         ModelError: If a tensor is not finite.
     """
-    session = open_session(add_probes(model, probes), all_threads(), spinning=True)
+    yield from run_probes(add_probes(model, probes), inputs, seed, advance)
+
+
+def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
+    """Yield, for one feed after the other, the outputs of a network with probes; see :func:`sample`.
+
+    Raises:
+        ModelError: If an output is not finite.
+    """
+    session = open_session(probed, all_threads(), spinning=True)
     wanted = {value.name for value in session.get_inputs()}
-    names = [probe.name for probe in probes]
+    names = [value.name for value in session.get_outputs()]
     count = positions_per_input(inputs)
     for index, feeds in enumerate(inputs):
         positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)

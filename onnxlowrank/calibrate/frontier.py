@@ -1,0 +1,140 @@
+"""Samples the layers of a network one by one, shallow to deep, without running anew all that is before them.
+
+What is kept is one tensor that all deeper layers and the outputs depend on, and on nothing else before it: behind a
+block of a residual network, not inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ValueInfoProto, helper
+
+from onnxlowrank.calibrate.capture import Rows, run_probes
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.scratch import Scratch
+from onnxlowrank.graph.cut import behind, narrowest
+from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes, expose
+from onnxlowrank.graph.walk import rebuild
+from onnxlowrank.progress import Advance
+from onnxlowrank.runtime import all_threads, open_session, running
+
+_MOST_BYTES = 2**30
+"""Of the activations kept in the temporary folder."""
+
+
+class Frontier:
+    """The deepest tensor so far that alone carries all that is computed later, kept for all inputs.
+
+    Where there is none, or it would take more than ``_MOST_BYTES``, networks run from an earlier one or their inputs.
+    """
+
+    def __init__(self, inputs: Inputs, seed: int) -> None:
+        """Begin at the inputs of the network.
+
+        Args:
+            inputs: Sample inputs.
+            seed: Of the sampled positions.
+        """
+        self._given, self._seed = inputs, seed
+        self._kept: _Kept | None = None
+
+    def sample(self, model: onnx.ModelProto, probes: Sequence[Probe], advance: Advance) -> list[dict[str, Rows]]:
+        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
+
+        Args:
+            model: The network; as far as what was probed before depends on it, it is what it was then.
+            probes: What to sample.
+            advance: Told of every feed.
+
+        Raises:
+            ModelError: If a tensor is not finite.
+        """
+        probed, inputs = self.rest(add_probes(model, probes))
+        outputs = [output.name for output in model.graph.output]
+        tensor = narrowest(model, [*outputs, *(probe.tensor for probe in probes)])
+        if tensor is None or self._keeps(tensor) or not _affordable(probed, tensor, inputs):
+            return list(run_probes(probed, inputs, self._seed, advance))
+        keeping, found = _Kept(tensor), []
+        for rows in run_probes(_also(probed, tensor), inputs, self._seed, advance):
+            keeping.add(rows.pop(tensor))
+            found.append(rows)
+        if keeping.complete:
+            self._kept = keeping
+        return found
+
+    def rest(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Inputs]:
+        """Return what is left to run of a network, and the inputs of that.
+
+        Args:
+            model: The network, perhaps with probes; as far as what was sampled before depends on it, it is what it was.
+        """
+        left = None if self._kept is None else behind(model, self._kept.description(), {POSITIONS})
+        if self._kept is None or left is None:
+            return model, self._given
+        return left, self._kept.inputs(self._given)
+
+    def _keeps(self, tensor: str) -> bool:
+        return self._kept is not None and self._kept.tensor == tensor
+
+
+def _affordable(model: onnx.ModelProto, tensor: str, inputs: Inputs) -> bool:
+    """Return whether a tensor of all feeds, as large as that of the first, may be kept."""
+    session = open_session(expose(model, [tensor]), all_threads())
+    wanted = {value.name for value in session.get_inputs()}
+    feeds = {**inputs[0], POSITIONS: np.zeros(1, np.float32)}
+    with running(feeds):
+        (value,) = session.run(None, {name: value for name, value in feeds.items() if name in wanted})
+    return bool(isinstance(value, np.ndarray) and value.nbytes * len(inputs) <= _MOST_BYTES)
+
+
+def _also(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """Return the network with one more output."""
+    graph = model.graph
+    outputs = [*graph.output, ValueInfoProto(name=tensor)]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
+
+
+class _Kept:
+    """A tensor of every feed, in the temporary folder, as long as there is room.
+
+    Attributes:
+        tensor: Its name.
+        complete: Whether there was room.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        self.tensor, self.complete = tensor, True
+        self._scratch = Scratch()
+        self._shapes: list[tuple[int, ...]] = []
+        self._dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def add(self, value: NDArray[np.generic]) -> None:
+        """Keep the tensor of the next feed."""
+        if not self.complete:
+            return
+        try:
+            np.save(self._scratch.folder / f"{len(self._shapes)}.npy", value, allow_pickle=False)
+        except OSError:
+            self._scratch.remove()
+            self.complete = False
+        self._shapes.append(value.shape)
+        self._dtype = value.dtype
+
+    def description(self) -> ValueInfoProto:
+        """Return the tensor as an input of a network; sizes that are not always the same are left open."""
+        sizes = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*self._shapes, strict=True)]
+        return helper.make_tensor_value_info(self.tensor, helper.np_dtype_to_tensor_dtype(self._dtype), sizes)
+
+    def inputs(self, like: Inputs) -> Inputs:
+        """Return it as inputs, of the same samples as those it was computed from."""
+        folder, name = self._scratch.folder, self.tensor
+
+        def read(index: int) -> dict[str, NDArray[np.generic]]:
+            return {name: np.load(folder / f"{index}.npy", allow_pickle=False)}
+
+        return Inputs(read, len(like), like.batch, like.description, keep=self._scratch, samples=like.samples)
