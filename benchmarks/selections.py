@@ -143,14 +143,14 @@ def report(rows: Sequence[Mapping[str, object]], title: str) -> None:
 
 
 def plot(rows: Sequence[Mapping[str, object]], path: str) -> None:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
     for title in dict.fromkeys(row["selection"] for row in rows):
         mine = [row for row in rows if row["selection"] == title]
         axes.plot([row["speedup"] for row in mine], [row["error"] for row in mine], marker="o", label=title)
     axes.set(xlabel="measured speed-up", ylabel="relative error of the output", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path)
 
 
