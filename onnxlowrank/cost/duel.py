@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.cost.latency import measure
@@ -89,4 +89,4 @@ def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -
 def _expansion(sessions: int) -> float:
     """Return by how much percentiles of few sessions fall short (Hesterberg 2015, "expanded percentile interval")."""
     quantile = (100 + _COVERAGE) / 200
-    return float(t.ppf(quantile, sessions - 1) / norm.ppf(quantile) * np.sqrt(sessions / (sessions - 1)))
+    return float(stdtrit(sessions - 1, quantile) / ndtri(quantile) * np.sqrt(sessions / (sessions - 1)))
