@@ -180,7 +180,7 @@ class Fitter:
         if layer.shortcut is not None:
             probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
-        rows = frontier.sample(prefix, probes, advance)
+        rows = frontier.sample(prefix, probes, layer.input, advance)
         samples = Samples(
             features=np.concatenate([row[_FEATURES] for row in rows]),
             target=about.spool.read(layer.name),

@@ -182,7 +182,7 @@ class _Network:
     def go_to(self, layer: Layer) -> None:
         """Run the network as far as a layer, shallow to deep: :meth:`loss` begins there."""
         probe = Probe(layer.input + _PROBE, layer.input, not layer.is_conv)
-        self._frontier.sample(self._model, [probe], lambda amount: None)
+        self._frontier.sample(self._model, [probe], layer.input, lambda amount: None)
 
     def loss(self, layer: Layer, chain: Chain) -> float:
         """Return how far the outputs move when the chain computes the layer, with the mean of its response restored."""

@@ -88,9 +88,16 @@ def test_what_needs_other_inputs_cannot_be_cut():
 def test_equal_rows(body, shapes):
     model, inputs = parse(body, **WEIGHTS), inputs_of(shapes)
     walking = Frontier(inputs, seed=3)
-    for tensors in (["x"], ["b"], ["r", "x"], ["b", "r"], ["d"], ["a"]):
+    for settled, tensors in (
+        ("x", ["x"]),
+        ("x", ["a"]),
+        ("b", ["c"]),
+        ("b", ["r", "b"]),
+        ("r", ["d", "r"]),
+        ("r", ["a"]),
+    ):
         probes = [Probe(f"p_{name}", name, False) for name in tensors]
-        found = walking.sample(model, probes, no_progress)
+        found = walking.sample(model, probes, settled, no_progress)
         for one, other in zip(found, sample(model, probes, inputs, 3, no_progress), strict=True):
             assert set(one) == set(other)
             for name in one:
@@ -108,9 +115,19 @@ def test_what_was_run_is_not_run_again(monkeypatch):
     run = frontier.run_probes
     monkeypatch.setattr(frontier, "run_probes", counting)
     walking = Frontier(inputs, seed=3)
-    for tensor in ("b", "r", "d"):
-        walking.sample(model, [Probe("p", tensor, False)], no_progress)
-    assert ran == [1, 1, 1]
+    for settled, tensor in (("x", "a"), ("b", "c"), ("r", "d")):
+        walking.sample(model, [Probe("p", tensor, False)], settled, no_progress)
+    assert ran == [1, 2, 2]  # the dense layer that is sampled is run, and run again as what became of it
+
+
+def test_what_is_not_settled_is_run_as_it_is_then():
+    inputs, probes = inputs_of([(1, 4, 6, 5)] * 3), [Probe("p", "c", False)]
+    walking = Frontier(inputs, seed=3)
+    walking.sample(parse(CHAIN, **WEIGHTS), probes, "b", no_progress)
+    changed = parse(CHAIN, **{**WEIGHTS, "v": WEIGHTS["w"]})
+    found = walking.sample(changed, [Probe("p", "d", False)], "r", no_progress)
+    for one, other in zip(found, sample(changed, [Probe("p", "d", False)], inputs, 3, no_progress), strict=True):
+        np.testing.assert_allclose(one["p"], other["p"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("reason", ["too large", "no room"])
@@ -124,9 +141,9 @@ def test_without_room_networks_run_from_their_inputs(monkeypatch, reason):
         monkeypatch.setattr(np, "save", full)
     model, inputs = parse(CHAIN, **WEIGHTS), inputs_of([(1, 4, 6, 5)] * 3)
     walking = Frontier(inputs, seed=3)
-    for tensor in ("b", "d"):
+    for settled, tensor in (("b", "c"), ("r", "d")):
         probes = [Probe("p", tensor, False)]
-        found = walking.sample(model, probes, no_progress)
+        found = walking.sample(model, probes, settled, no_progress)
         expected = list(sample(model, probes, inputs, 3, no_progress))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one["p"], other["p"])

@@ -43,20 +43,22 @@ class Frontier:
         self._given, self._seed = inputs, seed
         self._kept: _Kept | None = None
 
-    def sample(self, model: onnx.ModelProto, probes: Sequence[Probe], advance: Advance) -> list[dict[str, Rows]]:
+    def sample(
+        self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
+    ) -> list[dict[str, Rows]]:
         """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
 
         Args:
-            model: The network; as far as what was probed before depends on it, it is what it was then.
+            model: The network.
             probes: What to sample.
+            settled: Tensor that later networks compute as this one does, and so all tensors before it.
             advance: Told of every feed.
 
         Raises:
             ModelError: If a tensor is not finite.
         """
         probed, inputs = self.rest(add_probes(model, probes))
-        outputs = [output.name for output in model.graph.output]
-        tensor = narrowest(model, [*outputs, *(probe.tensor for probe in probes)])
+        tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
         if tensor is None or self._keeps(tensor) or not _affordable(probed, tensor, inputs):
             return list(run_probes(probed, inputs, self._seed, advance))
         keeping, found = _Kept(tensor), []
@@ -71,7 +73,7 @@ class Frontier:
         """Return what is left to run of a network, and the inputs of that.
 
         Args:
-            model: The network, perhaps with probes; as far as what was sampled before depends on it, it is what it was.
+            model: The network, perhaps with probes; up to the tensors that were settled it is what it was.
         """
         left = None if self._kept is None else behind(model, self._kept.description(), {POSITIONS})
         if self._kept is None or left is None:
