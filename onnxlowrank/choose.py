@@ -11,7 +11,7 @@ from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
 from onnxlowrank.parallel import in_parallel
-from onnxlowrank.passes.base import LOWEST_ENERGY, NO_METRIC, Candidate, Pass, Setting, keep
+from onnxlowrank.passes.base import LOWEST_ENERGY, Candidate, Pass, Setting, keep
 from onnxlowrank.progress import Advance
 
 _TYPICAL_ENERGY = 0.85
@@ -126,14 +126,11 @@ def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts
     What a bound from spectra says is lost, and what is lost in truth, are both 1 where nothing is kept, and in between
     about a power of each other, the same for all settings of a pass and a layer.
     """
-    data = drafts.statistics[layer.name].data
-    if not (method.careful and candidates) or data is NO_METRIC:
+    if not (method.careful and candidates):
         return candidates
     tried = min(candidates, key=lambda candidate: (abs(candidate.energy - _TYPICAL_ENERGY), candidate.macs))
-    kernel = drafts.of(layer, tried).chain.dense_kernel().reshape(layer.folded.shape)
-    whole, bound = data.norm2(layer.folded), 1 - tried.energy
-    lost = data.norm2(layer.folded - kernel) / whole if whole > 0 else 0.0
-    if not (0 < lost < 1 and 0 < bound < 1):
+    lost, bound = drafts.lost(layer, tried), 1 - tried.energy
+    if lost is None or not (0 < lost < 1 and 0 < bound < 1):
         return candidates
     exponent = math.log(lost) / math.log(bound)
     return [replace(one, energy=1 - max(1 - one.energy, 0.0) ** exponent) for one in candidates]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from onnxlowrank.layer import Layer
-from onnxlowrank.passes.base import Candidate, Draft, Pass, Setting, Statistics
+from onnxlowrank.passes.base import NO_METRIC, Candidate, Draft, Pass, Setting, Statistics
 
 _Key = tuple[str, str, Setting]
 
@@ -29,6 +29,15 @@ class Drafts:
             method = self.suited[layer.name][candidate.method]
             self._made[key] = method.draft(layer, candidate.setting, self.statistics[layer.name])
         return self._made[key]
+
+    def lost(self, layer: Layer, candidate: Candidate) -> float | None:
+        """Return the share of the response's variance that a draft loses, if the layer's metric is known."""
+        data = self.statistics[layer.name].data
+        whole = 0.0 if data is NO_METRIC else data.norm2(layer.folded)
+        if not whole > 0:
+            return None
+        kernel = self.of(layer, candidate).chain.dense_kernel().reshape(layer.folded.shape)
+        return float(data.norm2(layer.folded - kernel) / whole)
 
     def keep_only(self, candidates: Iterable[Candidate]) -> None:
         """Forget all drafts but those of ``candidates``: they take as much memory as the network's weights."""

@@ -112,7 +112,7 @@ def measure_sensitivities(
     found = {}
     for layer in measured:
         network.go_to(layer)
-        chains = {candidate.energy: drafts.of(layer, candidate).chain for candidate in examples[layer.name]}
+        chains = {_kept_by(drafts, layer, one): drafts.of(layer, one).chain for one in examples[layer.name]}
         if not chains:
             moments = drafts.statistics[layer.name].moments[RESPONSE]
             chains = {energy: projected(layer, moments, energy) for energy in ENERGIES}
@@ -165,6 +165,12 @@ def _examples(offered: Sequence[Candidate]) -> list[Candidate]:
     lossy = [one for one in offered if one.method != KEEP and 1 - one.energy > _NOTHING_LOST]
     enough = [[one for one in lossy if one.energy >= energy] for energy in ENERGIES]
     return list(dict.fromkeys(min(some, key=lambda one: one.macs) for some in enough if some))
+
+
+def _kept_by(drafts: Drafts, layer: Layer, candidate: Candidate) -> float:
+    """Return the energy that the draft keeps in truth, where that is known: promises are off by up to ten times."""
+    lost = drafts.lost(layer, candidate)
+    return candidate.energy if lost is None else 1 - min(max(lost, _NOTHING_LOST), 1.0)
 
 
 class _Network:
