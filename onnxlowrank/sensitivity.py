@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -101,10 +102,10 @@ def measure_sensitivities(
     measured = [layer for layer in layers if any(one.method != KEEP for one in candidates[layer.name])]
     if not measured:
         return {}
-    examples = {layer.name: _examples(candidates[layer.name]) for layer in measured}
-    chosen = [(layer, candidate) for layer in measured for candidate in examples[layer.name]]
-    advance = progress.stage("sensitivity", len(chosen) + 1 + len(measured))
-    for _ in in_parallel(lambda one: drafts.of(*one), chosen):
+    advance = progress.stage("sensitivity", 1 + 2 * len(measured))
+    examples = {}
+    for layer, made in zip(measured, in_parallel(partial(_examples, drafts, candidates), measured), strict=True):
+        examples[layer.name] = made
         advance(1)
     used = _spread(about.inputs, _affordable(layers, 1 + len(measured) * len(ENERGIES)))
     network = _Network(model, layers, measured, used)
@@ -112,11 +113,8 @@ def measure_sensitivities(
     found = {}
     for layer in measured:
         network.go_to(layer)
-        chains = {_kept_by(drafts, layer, one): drafts.of(layer, one).chain for one in examples[layer.name]}
-        if not chains:
-            moments = drafts.statistics[layer.name].moments[RESPONSE]
-            chains = {energy: projected(layer, moments, energy) for energy in ENERGIES}
-        found[layer.name] = fit_sensitivity(list(chains), [network.loss(layer, chain) for chain in chains.values()])
+        losses = [network.loss(layer, chain) for _, chain in examples[layer.name]]
+        found[layer.name] = fit_sensitivity([energy for energy, _ in examples[layer.name]], losses)
         advance(1)
     return found
 
@@ -160,17 +158,23 @@ def fit_sensitivity(energies: Sequence[float], losses: Sequence[float]) -> Sensi
     return Sensitivity(math.exp(float((y - exponent * x).mean())), exponent)
 
 
-def _examples(offered: Sequence[Candidate]) -> list[Candidate]:
-    """Return the cheapest candidates that keep the energies and lose something, each once."""
-    lossy = [one for one in offered if one.method != KEEP and 1 - one.energy > _NOTHING_LOST]
+def _examples(drafts: Drafts, candidates: Mapping[str, Sequence[Candidate]], layer: Layer) -> list[tuple[float, Chain]]:
+    """Return approximations of the layer near the energies, and what they keep: drafts, or projections.
+
+    What a draft keeps in truth counts, where that is known, since promises may be far off.
+    """
+    lossy = [one for one in candidates[layer.name] if one.method != KEEP and 1 - one.energy > _NOTHING_LOST]
     enough = [[one for one in lossy if one.energy >= energy] for energy in ENERGIES]
-    return list(dict.fromkeys(min(some, key=lambda one: one.macs) for some in enough if some))
-
-
-def _kept_by(drafts: Drafts, layer: Layer, candidate: Candidate) -> float:
-    """Return the energy that the draft keeps in truth, where that is known: promises are off by up to ten times."""
-    lost = drafts.lost(layer, candidate)
-    return candidate.energy if lost is None else 1 - min(max(lost, _NOTHING_LOST), 1.0)
+    cheapest = dict.fromkeys(min(some, key=lambda one: one.macs) for some in enough if some)
+    if not cheapest:
+        moments = drafts.statistics[layer.name].moments[RESPONSE]
+        return [(energy, projected(layer, moments, energy)) for energy in ENERGIES]
+    found = []
+    for one in cheapest:
+        lost = drafts.lost(layer, one)
+        energy = one.energy if lost is None else 1 - min(max(lost, _NOTHING_LOST), 1.0)
+        found.append((energy, drafts.of(layer, one).chain))
+    return found
 
 
 class _Network:

@@ -60,7 +60,7 @@ def array_inputs(
         arrays: One array for each input, by name; ``labels`` beside them are the class indices of the samples.
         specs: The model's inputs.
         where: Where the arrays come from, for messages.
-        keep: The scratch the arrays lie in.
+        keep: The temporary folder the arrays lie in.
 
     Raises:
         InputDataError: An array is missing or does not fit, or their lengths differ.

@@ -42,7 +42,7 @@ class Inputs(Sequence[Feeds]):
         self.samples = count * batch if samples is None else samples
         self.description = description
         self.labels = labels
-        self._keep = keep  # what must live as long as ``read`` is used: a spool
+        self._keep = keep  # what must live as long as ``read`` is used: a temporary folder
 
     def __len__(self) -> int:
         return self._count

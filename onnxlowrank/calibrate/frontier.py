@@ -7,21 +7,18 @@ block of a residual network, not inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import ValueInfoProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.scratch import Scratch
 from onnxlowrank.graph.cut import behind, narrowest
-from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes, expose
+from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
 from onnxlowrank.graph.walk import rebuild
 from onnxlowrank.progress import Advance
-from onnxlowrank.runtime import all_threads, open_session, running
 
 _MOST_BYTES = 2**30
 """Of the activations kept in the temporary folder."""
@@ -59,11 +56,14 @@ class Frontier:
         """
         probed, inputs = self.rest(add_probes(model, probes))
         tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
-        if tensor is None or self._keeps(tensor) or not _affordable(probed, tensor, inputs):
+        if tensor is None or (self._kept is not None and self._kept.tensor == tensor):
             return list(run_probes(probed, inputs, self._seed, advance))
         keeping, found = _Kept(tensor), []
         for rows in run_probes(_also(probed, tensor), inputs, self._seed, advance):
-            keeping.add(rows.pop(tensor))
+            value = rows.pop(tensor)
+            if value.nbytes * len(inputs) > _MOST_BYTES:
+                return list(run_probes(probed, inputs, self._seed, advance))
+            keeping.add(value)
             found.append(rows)
         if keeping.complete:
             self._kept = keeping
@@ -75,23 +75,11 @@ class Frontier:
         Args:
             model: The network, perhaps with probes; up to the tensors that were settled it is what it was.
         """
-        left = None if self._kept is None else behind(model, self._kept.description(), {POSITIONS})
-        if self._kept is None or left is None:
-            return model, self._given
-        return left, self._kept.inputs(self._given)
-
-    def _keeps(self, tensor: str) -> bool:
-        return self._kept is not None and self._kept.tensor == tensor
-
-
-def _affordable(model: onnx.ModelProto, tensor: str, inputs: Inputs) -> bool:
-    """Return whether a tensor of all feeds, as large as that of the first, may be kept."""
-    session = open_session(expose(model, [tensor]), all_threads())
-    wanted = {value.name for value in session.get_inputs()}
-    feeds = {**inputs[0], POSITIONS: np.zeros(1, np.float32)}
-    with running(feeds):
-        (value,) = session.run(None, {name: value for name, value in feeds.items() if name in wanted})
-    return bool(isinstance(value, np.ndarray) and value.nbytes * len(inputs) <= _MOST_BYTES)
+        if self._kept is not None:
+            left = behind(model, self._kept.description(), {POSITIONS})
+            if left is not None:
+                return left, self._kept.inputs(self._given)
+        return model, self._given
 
 
 def _also(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
@@ -113,9 +101,8 @@ class _Kept:
         self.tensor, self.complete = tensor, True
         self._scratch = Scratch()
         self._shapes: list[tuple[int, ...]] = []
-        self._dtype: np.dtype[Any] = np.dtype(np.float32)
 
-    def add(self, value: NDArray[np.generic]) -> None:
+    def add(self, value: Rows) -> None:
         """Keep the tensor of the next feed."""
         if not self.complete:
             return
@@ -125,18 +112,17 @@ class _Kept:
             self._scratch.remove()
             self.complete = False
         self._shapes.append(value.shape)
-        self._dtype = value.dtype
 
     def description(self) -> ValueInfoProto:
         """Return the tensor as an input of a network; sizes that are not always the same are left open."""
         sizes = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*self._shapes, strict=True)]
-        return helper.make_tensor_value_info(self.tensor, helper.np_dtype_to_tensor_dtype(self._dtype), sizes)
+        return helper.make_tensor_value_info(self.tensor, TensorProto.FLOAT, sizes)
 
     def inputs(self, like: Inputs) -> Inputs:
         """Return it as inputs, of the same samples as those it was computed from."""
         folder, name = self._scratch.folder, self.tensor
 
-        def read(index: int) -> dict[str, NDArray[np.generic]]:
+        def read(index: int) -> dict[str, Rows]:
             return {name: np.load(folder / f"{index}.npy", allow_pickle=False)}
 
         return Inputs(read, len(like), like.batch, like.description, keep=self._scratch, samples=like.samples)
