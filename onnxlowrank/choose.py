@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
@@ -14,8 +16,12 @@ from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import LOWEST_ENERGY, Candidate, Pass, Setting, keep
 from onnxlowrank.progress import Advance
 
-_TYPICAL_ENERGY = 0.85
+_CHECKED_AT = 0.85, 0.97
 """Where promises are checked: settings that promise so much keep about as much as those that plans are made of."""
+_SMALL = 2**16
+"""Weights of a kernel up to which the second check takes no time to speak of; in larger ones it changes little."""
+
+_SMALLEST = 1e-15
 
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""
@@ -121,19 +127,25 @@ def offer(layer: Layer, drafts: Drafts, by_hand: Mapping[str, ByHand], block: in
 
 
 def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts: Drafts) -> Sequence[Candidate]:
-    """Return the candidates of a careful pass with energies as one draft has them.
+    """Return the candidates of a careful pass with energies as a draft has them, or two of a small layer.
 
     What a bound from spectra says is lost, and what is lost in truth, are both 1 where nothing is kept, and in between
-    about a power of each other, the same for all settings of a pass and a layer.
+    about a power of each other; its exponent, of a pass and a layer, changes slowly from one setting to the next.
     """
     if not (method.careful and candidates):
         return candidates
-    tried = min(candidates, key=lambda candidate: (abs(candidate.energy - _TYPICAL_ENERGY), candidate.macs))
-    lost, bound = drafts.lost(layer, tried), 1 - tried.energy
-    if lost is None or not (0 < lost < 1 and 0 < bound < 1):
+    exponents = {}
+    for energy in _CHECKED_AT if layer.weight.size <= _SMALL else _CHECKED_AT[:1]:
+        tried = min(candidates, key=lambda candidate: (abs(candidate.energy - energy), candidate.macs))
+        lost, bound = drafts.lost(layer, tried), 1 - tried.energy
+        if lost is not None and 0 < lost < 1 and 0 < bound < 1:
+            exponents[bound] = math.log(lost) / math.log(bound)
+    if not exponents:
         return candidates
-    exponent = math.log(lost) / math.log(bound)
-    return [replace(one, energy=1 - max(1 - one.energy, 0.0) ** exponent) for one in candidates]
+    checked = sorted(exponents)
+    bounds = np.array([max(1 - one.energy, _SMALLEST) for one in candidates])
+    found = np.interp(np.log(bounds), np.log(checked), [exponents[bound] for bound in checked])
+    return [replace(one, energy=float(kept)) for one, kept in zip(candidates, 1 - bounds**found, strict=True)]
 
 
 def offer_all(

@@ -344,10 +344,7 @@ def _report_layer(
 
 def _layer_times(network: Network, made: Made) -> dict[str, tuple[float, float]]:
     """Return the milliseconds of every layer inside the network, before and after, where they can be told."""
-    before, _ = network.dense_times
-    if not before:
-        return {}
-    after, _ = network.layer_times(made.model)
+    (before, _), (after, _) = network.layer_times(network.model, made.model)
     return {name: (before[name], after[name]) for name in before}
 
 

@@ -65,7 +65,8 @@ def open_session(
         target: Provider and threads.
         spinning: Whether idle threads burn cycles. Off unless the session is the only one: two spinning thread pools
             disturb each other tenfold.
-        trace: A folder for onnxruntime's profile, which the session's ``end_profiling`` writes; None for no profile.
+        trace: How the file of onnxruntime's profile is to begin, which the session's ``end_profiling`` writes; None for
+            no profile.
 
     Raises:
         ModelError: If onnxruntime cannot run the network.
@@ -78,7 +79,7 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if trace is not None:
         options.enable_profiling = True
-        options.profile_file_prefix = str(trace / "trace")
+        options.profile_file_prefix = str(trace)
     wanted = PROVIDERS[target.provider]
     if wanted != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so

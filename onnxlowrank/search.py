@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
@@ -18,7 +18,7 @@ from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
 from onnxlowrank.choose import Suited
 from onnxlowrank.cost.latency import measure, ratio
-from onnxlowrank.cost.profile import profile, time_per_layer
+from onnxlowrank.cost.profile import profile_in_turns, time_per_layer
 from onnxlowrank.fit import Forms
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
@@ -78,18 +78,19 @@ class Network:
     @cached_property
     def dense_times(self) -> tuple[dict[str, float], float]:
         """The milliseconds of the layers as they are, and of the whole network, see :meth:`layer_times`."""
-        return self.layer_times(self.model)
+        (times,) = self.layer_times(self.model)
+        return times
 
-    def layer_times(self, model: onnx.ModelProto) -> tuple[dict[str, float], float]:
-        """Return the milliseconds of the layers, dense or rewritten, in ``model``, and of the whole of it.
+    def layer_times(self, *models: onnx.ModelProto) -> list[tuple[dict[str, float], float]]:
+        """Return for every model the milliseconds of the layers, dense or rewritten, and of the whole; run in turns.
 
         The layers' are left out on CUDA, where onnxruntime's profiler sees nothing but their launch.
         """
         if self.target.provider != "cpu":
-            (latency,) = measure([model], self.feeds, self.target, seconds=2.0)
-            return {}, latency.median
-        inside, rest = time_per_layer(profile(model, self.feeds, self.target), self.layers)
-        return inside, rest + sum(inside.values())
+            return [({}, latency.median) for latency in measure(models, self.feeds, self.target, seconds=2.0)]
+        profiled = profile_in_turns(models, self.feeds, self.target)
+        parts = [time_per_layer(times, self.layers) for times in profiled]
+        return [(inside, rest + sum(inside.values())) for inside, rest in parts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,7 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
 
     Where chains turn out slower than their dense layers inside the outline, their passes' prices are corrected, and the
-    search begins anew.
+    search begins anew; should there still be some in the end, their layers are kept.
 
     Args:
         network: What is to be planned.
@@ -138,7 +139,8 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
         for candidate, milliseconds in slower.items():
             _LOG.info("%s: %s %s is slower than the dense layer", candidate.layer, candidate.method, candidate.setting)
             prices.correct(candidate, milliseconds)
-    return found
+    offers = prices.offers()
+    return replace(found, plan={**found.plan, **{one.layer: _dense(offers[one.layer]) for one in slower}})
 
 
 def _search(network: Network, prices: Prices, select: Select, speedup: float, advance: Advance) -> Found:
@@ -196,7 +198,7 @@ def settle(prices: Prices, select: Select, budget: float) -> Plan:
 
 
 def _slower_than_dense(network: Network, prices: Prices, found: Found) -> dict[Candidate, float]:
-    """Return the candidates of a plan whose chains are slower than their dense layers inside the outline; their times.
+    """Return the candidates of a plan whose chains are slower than their dense layers inside the outline; their prices.
 
     What was set by hand, and has no "keep" beside it, is left out.
     """
@@ -204,10 +206,9 @@ def _slower_than_dense(network: Network, prices: Prices, found: Found) -> dict[C
     rewritten = [one for one in found.plan.values() if one.method != KEEP and one.layer in free]
     if not rewritten:
         return {}
-    inside, total = network.layer_times(network.outline(found.plan))
-    drift = prices.whole / found.speedup / total
-    times = {one: drift * inside.get(one.layer, 0.0) for one in rewritten}
-    return {one: milliseconds for one, milliseconds in times.items() if milliseconds > prices.dense[one.layer]}
+    (dense, _), (inside, _) = network.layer_times(network.model, network.outline(found.plan))
+    slower = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < inside.get(one.layer, 0.0)]
+    return {one: prices.dense[one.layer] * inside[one.layer] / dense[one.layer] for one in slower}
 
 
 def _merit(found: Found) -> tuple[bool, float]:

@@ -9,7 +9,7 @@ import pytest
 from graph_models import normal, parse
 from onnx import ModelProto
 
-from onnxlowrank.cost.profile import NodeTime, profile, time_per_layer, time_per_node
+from onnxlowrank.cost.profile import NodeTime, profile, profile_in_turns, time_per_layer, time_per_node
 from onnxlowrank.errors import InputDataError
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.normalise import normalise
@@ -300,6 +300,15 @@ def test_number_of_runs(seconds: float, runs: int) -> None:
     model = parse("g (float[4] x) => (float[4] y) { y = Exp (x) }")
     (part,) = profile(model, {"x": normal(RNG, 4)}, Target(), seconds)
     assert len(part.milliseconds) == runs
+
+
+def test_networks_in_turns_keep_apart() -> None:
+    bodies = "y = Exp (x)", "e = Exp (x) y = Neg (e)"
+    models = [parse(f"g (float[4] x) => (float[4] y) {{ {body} }}") for body in bodies]
+    one, two = profile_in_turns(models, {"x": normal(RNG, 4)}, Target(), seconds=0)
+    assert timed(one) == [("Exp", "n_y")]
+    assert timed(two) == [("Exp", "n_e"), ("Neg", "n_y")]
+    assert {len(part.milliseconds) for part in (*one, *two)} == {7}
 
 
 def test_inputs_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ class Prices:
 class Network:
     """A network whose outline is its plan; in the layers ``slow`` chains take ten times as long as they cost."""
 
-    original, feeds, target = "original", {}, None
+    original, model, feeds, target = "original", "original", {}, None
 
     def __init__(self, prices, slow=()):
         self.prices, self.slow = prices, slow
@@ -99,8 +99,10 @@ class Network:
     def outline(self, plan):
         return plan
 
-    def layer_times(self, plan):
-        return {name: 10 * plan[name].macs for name in self.slow}, sum(one.macs for one in plan.values())
+    def layer_times(self, model, plan):
+        assert model == self.model
+        inside = {name: 10 * plan[name].macs for name in self.slow}
+        return [(self.prices.dense, self.prices.whole), (inside, sum(one.macs for one in plan.values()))]
 
 
 def run_search(candidates, speedup, overhead=0.0, stairs=0, select=select_by_energy, slow=()):
@@ -232,3 +234,13 @@ def test_settling_ends():
     prices = Restless(offers(np.random.default_rng(3), 2, 6), untimed=1000)
     search.settle(prices, select_by_energy, 0.5 * prices.whole)
     assert asked == [False] * search.SETTLING + [True]
+
+
+def test_a_layer_whose_chain_is_slower_in_the_end_is_kept(monkeypatch):
+    candidates = offers(np.random.default_rng(2), 4, 12)
+    clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
+    monkeypatch.setattr(search, "CORRECTIONS", 0)
+    monkeypatch.setattr(search, "measure", clock.measure)
+    found = search.search_plan(Network(prices, ["conv1"]), prices, select_by_energy, 1.3, Silent())
+    assert found.plan["conv1"].method == KEEP
+    assert {one.method for name, one in found.plan.items() if name != "conv1"} != {KEEP}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.graph.walk import named, names
@@ -68,20 +69,43 @@ def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float
         target: Provider and threads.
         seconds: About how long to run it; at least 7 and at most 100 runs are timed.
     """
-    model = _with_names(model)
+    (times,) = profile_in_turns([model], feeds, target, seconds)
+    return times
+
+
+def profile_in_turns(
+    models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float = 2.0
+) -> list[list[NodeTime]]:
+    """Return for every network what :func:`profile` does; run in turns, what disturbs one disturbs the others.
+
+    Args:
+        models: The networks.
+        feeds: One input of them all.
+        target: Provider and threads.
+        seconds: About how long to run each.
+    """
+    models = [_with_names(model) for model in models]
+    sessions: list[ort.InferenceSession] = []
+    traces: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
-        session = open_session(model, target, trace=Path(folder))
         try:
+            for index, model in enumerate(models):
+                sessions.append(open_session(model, target, trace=Path(folder) / str(index)))
             with running(feeds):
-                for _ in range(_WARM_UP):
-                    session.run(None, feeds)
-                start, count = time.perf_counter(), 0
-                while count < _FEWEST or (count < _MOST and time.perf_counter() - start < seconds):
-                    session.run(None, feeds)
+                start, count = math.inf, -_WARM_UP
+                while count < _FEWEST or (count < _MOST and time.perf_counter() - start < seconds * len(models)):
+                    if count == 0:
+                        start = time.perf_counter()
+                    for session in sessions:
+                        session.run(None, feeds)
                     count += 1
         finally:
-            trace = Path(session.end_profiling())
-        runs = _runs(json.loads(trace.read_text(encoding="utf-8")))[_WARM_UP:]
+            traces += [Path(session.end_profiling()) for session in sessions]
+        return [_node_times(model, trace) for model, trace in zip(models, traces, strict=True)]
+
+
+def _node_times(model: onnx.ModelProto, trace: Path) -> list[NodeTime]:
+    runs = _runs(json.loads(trace.read_text(encoding="utf-8")))[_WARM_UP:]
     known = _Names(model)
     times = []
     for events in zip(*runs, strict=True):
