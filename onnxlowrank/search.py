@@ -118,8 +118,8 @@ def written(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str
 def search_plan(network: Network, prices: Prices, select: Select, speedup: float, progress: Progress) -> Found:
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
 
-    Where chains turn out slower than their dense layers inside the outline, their passes' prices are corrected, and the
-    search begins anew; should there still be some in the end, their layers are kept.
+    Where chains turn out no faster than their dense layers inside the outline, their passes' prices are corrected, and
+    the search begins anew; should there still be some in the end, their layers are kept.
 
     Args:
         network: What is to be planned.
@@ -133,14 +133,14 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
     """
     for _ in range(1 + CORRECTIONS):
         found = _search(network, prices, select, speedup, progress.stage("plan", ROUNDS))
-        slower = _slower_than_dense(network, prices, found)
-        if not slower:
+        idle = _not_paying(network, prices, found)
+        if not idle:
             break
-        for candidate, milliseconds in slower.items():
-            _LOG.info("%s: %s %s is slower than the dense layer", candidate.layer, candidate.method, candidate.setting)
+        for candidate, milliseconds in idle.items():
+            _LOG.info("%s: %s %s does not pay", candidate.layer, candidate.method, candidate.setting)
             prices.correct(candidate, milliseconds)
     offers = prices.offers()
-    return replace(found, plan={**found.plan, **{one.layer: _dense(offers[one.layer]) for one in slower}})
+    return replace(found, plan={**found.plan, **{one.layer: _dense(offers[one.layer]) for one in idle}})
 
 
 def _search(network: Network, prices: Prices, select: Select, speedup: float, advance: Advance) -> Found:
@@ -197,18 +197,19 @@ def settle(prices: Prices, select: Select, budget: float) -> Plan:
     return select(prices.offers(timed=True), budget)
 
 
-def _slower_than_dense(network: Network, prices: Prices, found: Found) -> dict[Candidate, float]:
-    """Return the candidates of a plan whose chains are slower than their dense layers inside the outline; their prices.
+def _not_paying(network: Network, prices: Prices, found: Found) -> dict[Candidate, float]:
+    """Return the candidates of a plan that do not pay, and what prices show it.
 
-    What was set by hand, and has no "keep" beside it, is left out.
+    Inside the outline they are no faster than their dense layers, by more than noise. What was set by hand, and has no
+    "keep" beside it, is left out.
     """
     free = {name for name, offered in prices.offers().items() if any(one.candidate.method == KEEP for one in offered)}
     rewritten = [one for one in found.plan.values() if one.method != KEEP and one.layer in free]
     if not rewritten:
         return {}
     (dense, _), (inside, _) = network.layer_times(network.model, network.outline(found.plan))
-    slower = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < inside.get(one.layer, 0.0)]
-    return {one: prices.dense[one.layer] * inside[one.layer] / dense[one.layer] for one in slower}
+    idle = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
+    return {one: prices.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in idle}
 
 
 def _merit(found: Found) -> tuple[bool, float]:
