@@ -1,12 +1,14 @@
 """Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 from onnx.onnx_ml_pb2 import TensorProto
 
+from onnxlowrank import choose
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
@@ -17,7 +19,7 @@ from onnxlowrank.drafts import Drafts
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import keep
+from onnxlowrank.passes.base import KEEP, Candidate, keep
 from onnxlowrank.progress import Silent
 
 
@@ -112,3 +114,36 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
         after.append(abs(one.energy - kept))
     assert np.mean(after) < 0.5 * np.mean(before)
     assert max(after) < 0.15
+
+
+PROMISED = {8: 0.6, 16: 0.85, 24: 0.93, 32: 0.97, 40: 0.99, 48: 1.0}
+LOST = {16: 0.15, 32: 0.03**2}
+
+
+class Loose:
+    """A pass that promises a bound, and drafts that lose its first power at 0.85 and its square at 0.97."""
+
+    name, careful = "loose", True
+
+    def candidates(self, layer, statistics, block):
+        return [Candidate(layer.name, self.name, (rank,), rank, rank, one) for rank, one in PROMISED.items()]
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_promises_of_small_layers_are_checked_twice(calibrated, monkeypatch, small):
+    layer = calibrated[0].layers[0]
+    monkeypatch.setattr(choose, "_SMALL", layer.weight.size - (not small))
+    drafts = SimpleNamespace(
+        suited={layer.name: {"loose": Loose()}},
+        statistics={layer.name: None},
+        lost=lambda layer, candidate: LOST[candidate.setting[0]],
+    )
+    lost = {one.setting: 1 - one.energy for one in offer(layer, drafts, {}, 8) if one.method != KEEP}
+    exponents = {rank: np.log(lost[rank,]) / np.log(1 - PROMISED[rank]) for rank in (16, 24, 32, 40)}
+    assert lost[48,] == pytest.approx(0, abs=1e-14)
+    assert (8,) not in lost  # 0.6 of the energy are too little to be offered
+    if not small:
+        assert exponents == pytest.approx({16: 1, 24: 1, 32: 1, 40: 1})
+        return
+    between = np.log(0.07 / 0.15) / np.log(0.03 / 0.15)
+    assert exponents == pytest.approx({16: 1, 24: 1 + between, 32: 2, 40: 2})

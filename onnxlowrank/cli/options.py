@@ -52,7 +52,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done
 
 def start_log(verbose: bool) -> None:
     """Log to standard error."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    level, form = logging.INFO if verbose else logging.WARNING, "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level, format=form, datefmt="%H:%M:%S")
 
 
 def preprocess_of(
