@@ -161,7 +161,7 @@ def compare(
         shapes: Of random inputs, for dimensions that the networks leave open.
         preprocess: How images become inputs.
         metric: A function of a network's outputs and the labels, or ``module:function`` naming one.
-        providers: Execution providers: ``cpu``, ``cuda``.
+        providers: Execution providers: ``cpu``, ``cuda``, ``cuda:use_tf32=0``, see :func:`onnxlowrank.optimize`.
         threads: Numbers of threads.
         batches: Numbers of samples an input, where the networks leave that open; empty for that of ``inputs``.
         seconds: About how long every condition is measured.

@@ -131,7 +131,8 @@ def optimize(
             calibration.
         preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and
             deviation.
-        provider: ``cpu`` or ``cuda``: where latency is measured.
+        provider: ``cpu`` or ``cuda``, perhaps with onnxruntime's options, as ``cuda:prefer_nhwc=1:use_tf32=0``: where
+            latency is measured.
         threads: Number of threads latency is measured with.
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
@@ -218,7 +219,7 @@ def optimise_each(
         about = Calibration(normalised, layers, suited, stacked, spool, options.seed)
         drafts = Drafts(suited, collect_statistics(about, progress, weigh))
         advance = progress.stage("offers", len(layers))
-        candidates = offer_all(layers, drafts, by_hand, channel_block(options.provider), advance)
+        candidates = offer_all(layers, drafts, by_hand, channel_block(where.kind), advance)
         loss: Loss = lost_energy
         if options.selection == EXACT:
             sensitivities = measure_sensitivities(about, drafts, candidates, progress)

@@ -25,29 +25,53 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @dataclass(frozen=True)
 class Target:
-    """Where a network runs: execution provider and number of threads."""
+    """Where a network runs.
+
+    Attributes:
+        provider: ``cpu`` or ``cuda``; behind the latter onnxruntime's options of it, as
+            ``cuda:prefer_nhwc=1:use_tf32=0``.
+        threads: Number of threads.
+    """
 
     provider: str = "cpu"
     threads: int = 1
+
+    @property
+    def kind(self) -> str:
+        """The provider without its options."""
+        return self.provider.partition(":")[0]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The provider's options."""
+        _, *options = self.provider.split(":")
+        return dict(option.partition("=")[::2] for option in options)
 
     def check(self) -> None:
         """Check that the target exists here.
 
         Raises:
-            OptionError: If the provider's name or the number of threads makes no sense.
+            OptionError: If the provider's name, its options or the number of threads make no sense.
             ProviderError: If this onnxruntime, or this machine, cannot run the provider.
         """
-        if self.provider not in PROVIDERS:
+        if self.kind not in PROVIDERS:
             raise OptionError(f"--provider {self.provider} is unknown; choose from {', '.join(PROVIDERS)}")
+        if ":" in self.provider and (self.kind == "cpu" or not all(self.options.values())):
+            raise OptionError(f"--provider {self.provider} is not understood; write cpu, cuda or e.g. cuda:use_tf32=0")
         if not 1 <= self.threads <= _MOST_THREADS:
             raise OptionError(f"--threads {self.threads} makes no sense; give 1 to {_MOST_THREADS}")
-        if PROVIDERS[self.provider] not in ort.get_available_providers():
+        if PROVIDERS[self.kind] not in ort.get_available_providers():
             raise ProviderError(
-                f"--provider {self.provider}: this onnxruntime has no {PROVIDERS[self.provider]}; "
+                f"--provider {self.provider}: this onnxruntime has no {PROVIDERS[self.kind]}; "
                 "install onnxruntime-gpu or use --provider cpu"
             )
-        if self.provider != "cpu":
+        if self.kind == "cpu":
+            return
+        try:
             open_session(_smallest_model(), self)
+        except ModelError as error:
+            reason = str(error.__cause__).split("\n")[0]
+            raise ProviderError(f"--provider {self.provider} does not start ({reason}); correct its options") from error
 
 
 def all_threads() -> Target:
@@ -80,14 +104,14 @@ def open_session(
     if trace is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(trace)
-    wanted = PROVIDERS[target.provider]
-    if wanted != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
+    wanted = PROVIDERS[target.kind]
+    if target.kind != "cpu" and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so
             ort.preload_dlls()
-    providers = [wanted] if wanted == PROVIDERS["cpu"] else [wanted, PROVIDERS["cpu"]]
+    providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
     try:
         source = model if isinstance(model, str) else model.SerializeToString()
-        session = ort.InferenceSession(source, options, providers=providers)
+        session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
     except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
         raise ModelError(f"onnxruntime cannot load the model ({_one_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:

@@ -86,7 +86,7 @@ class Network:
 
         The layers' are left out on CUDA, where onnxruntime's profiler sees nothing but their launch.
         """
-        if self.target.provider != "cpu":
+        if self.target.kind != "cpu":
             return [({}, latency.median) for latency in measure(models, self.feeds, self.target, seconds=2.0)]
         profiled = profile_in_turns(models, self.feeds, self.target)
         parts = [time_per_layer(times, self.layers) for times in profiled]

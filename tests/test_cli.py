@@ -255,6 +255,8 @@ REFUSED: dict[str, Case] = {
     "selection unknown": option("--selection", "best", says="--selection best|exact, energy, uniform"),
     "seed negative": option("--seed", "-1", says="--seed -1"),
     "provider without hardware": option("--provider", "cuda", says="--provider cuda|--provider cpu"),
+    "options of the cpu": option("--provider", "cpu:use_tf32=0", says="--provider cpu:use_tf32=0|cuda:use_tf32=0"),
+    "options of no value": option("--provider", "cuda:use_tf32", says="--provider cuda:use_tf32 |cuda:use_tf32=0"),
     "provider unknown": option("--provider", "xyz", says="--provider xyz|cpu, cuda"),
     "no threads": option("--threads", "0", says="--threads 0"),
     "too many threads": option("--threads", "99999999999", says="--threads 99999999999"),

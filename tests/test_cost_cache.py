@@ -182,9 +182,12 @@ def test_keys_name_all_that_times_depend_on(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     hardware._gpu.cache_clear()
     assert json.loads(timing_key(subject, Target("cuda")))["processor"] == "GPU"
-    hardware._gpu.cache_clear()
 
     monkeypatch.setattr(cache.ort, "__version__", "0.0")
+    tuned = json.loads(timing_key(subject, Target("cuda:use_tf32=0:cudnn_conv_algo_search=HEURISTIC")))
+    assert (tuned["provider"], tuned["processor"]) == ("cuda", "GPU")
+    assert tuned["provider_options"] == {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
     others = [on_gpu, timing_key(subject, Target(threads=2)), timing_key({}, Target()), timing_key(subject, Target())]
     assert len({key, *others}) == 5
 

@@ -60,7 +60,7 @@ def compare(
     metric: Annotated[
         str | None, typer.Option(help="Also compare what this function returns.", metavar="MODULE:FUNCTION")
     ] = None,
-    provider: Annotated[str, typer.Option(help="cpu or cuda, or both: cpu,cuda.")] = "cpu",
+    provider: Annotated[str, typer.Option(help="One or more, e.g. cpu,cuda,cuda:use_tf32=0.")] = "cpu",
     threads: Annotated[str, typer.Option(help="Numbers of threads, e.g. 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Samples an input, e.g. 1,8; the first input's own by default.")] = "",
     seconds: Annotated[float, typer.Option(help="About how long to measure every condition.")] = 10.0,

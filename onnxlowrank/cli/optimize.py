@@ -19,6 +19,7 @@ from onnxlowrank.cli.options import (
     Mean,
     Passes,
     Preset,
+    Provider,
     Resize,
     Scale,
     Std,
@@ -85,7 +86,7 @@ def optimize(
     crop: Crop = None,
     layout: Layout = None,
     channels: Channels = None,
-    provider: Annotated[str, typer.Option(help="cpu or cuda: where latency is measured.")] = "cpu",
+    provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
     passes: Passes = None,
     only: Annotated[

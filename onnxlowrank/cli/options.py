@@ -37,6 +37,12 @@ Resize = Annotated[str | None, typer.Option(help="Size before the crop, e.g. 256
 Crop = Annotated[str | None, typer.Option(help="Size of the centre crop, e.g. 224.")]
 Layout = Annotated[str | None, typer.Option(help="nchw or nhwc; read from the model by default.")]
 Channels = Annotated[str | None, typer.Option(help="rgb or bgr.")]
+Provider = Annotated[
+    str,
+    typer.Option(
+        help="Where latency is measured: cpu, or cuda with onnxruntime's options, e.g. cuda:prefer_nhwc=1:use_tf32=0."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Shape = Annotated[
     list[str] | None,

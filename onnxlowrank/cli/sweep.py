@@ -19,6 +19,7 @@ from onnxlowrank.cli.options import (
     Mean,
     Passes,
     Preset,
+    Provider,
     Resize,
     Scale,
     Seed,
@@ -56,7 +57,7 @@ def sweep(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare all networks on.", metavar="PATH")
     ] = None,
-    provider: Annotated[str, typer.Option(help="cpu or cuda: where latency is measured.")] = "cpu",
+    provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
     passes: Passes = None,
     jobs: Annotated[

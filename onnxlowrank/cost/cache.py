@@ -174,11 +174,11 @@ def timing_key(subject: Mapping[str, Any], target: Target) -> str:
         target: Where it was timed.
     """
     conditions = {
-        "provider": target.provider,
-        "provider_options": {},
+        "provider": target.kind,
+        "provider_options": target.options,
         "threads": target.threads,
         "precision": "float32",
         "onnxruntime": ort.__version__,
-        "processor": processor(target.provider),
+        "processor": processor(target.kind),
     }
     return json.dumps({**conditions, **subject}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

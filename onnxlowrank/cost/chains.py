@@ -80,8 +80,8 @@ class ChainTimer:
 
     def _shares(self, layer: Layer, chains: Mapping[str, Chain], reference: str) -> tuple[_Times, dict[str, _Times]]:
         """Return the times of one of ``chains`` in its frame, and those of all without it as shares of these."""
-        outer = frame(layer, self._target.provider)
-        models = [framed(layer, chain, self._target.provider) for chain in chains.values()]
+        outer = frame(layer, self._target.kind)
+        models = [framed(layer, chain, self._target.kind) for chain in chains.values()]
         if outer is not None:
             models.append(outer)
         feeds, rounds = random_feeds(models[0]), np.empty((len(models), 0))

@@ -16,7 +16,7 @@ def environment(providers: tuple[str, ...], threads: tuple[int, ...]) -> list[tu
     """Return what the reader of a measurement should know about the machine and its software."""
     return [
         ("processor", f"{processor('cpu')}, {os.cpu_count()} cores"),
-        *([("GPU", processor("cuda"))] if "cuda" in providers else []),
+        *([("GPU", processor("cuda"))] if any(one.startswith("cuda") for one in providers) else []),
         ("providers", ", ".join(providers)),
         ("threads", ", ".join(map(str, threads))),
         ("onnxruntime", ort.__version__),

@@ -1,0 +1,56 @@
+"""How sessions are opened where there is a GPU: onnxruntime's part is played by a stand-in."""
+
+from typing import Any
+
+import pytest
+
+from onnxlowrank import runtime
+from onnxlowrank.errors import OptionError, ProviderError
+from onnxlowrank.runtime import Target
+
+
+class Session:
+    def __init__(self, source: bytes, options: Any, providers: list[Any], **kwargs: Any) -> None:
+        (name, settings), rest = providers
+        if "foo" in settings:
+            raise RuntimeError("Unknown provider option: foo\nsomewhere")
+        self.asked, self.rest, self.started = (name, settings), rest, name
+
+    def get_providers(self) -> list[str]:
+        return [self.started, self.rest]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.ort, "InferenceSession", Session)
+    monkeypatch.setattr(runtime.ort, "get_available_providers", lambda: list(runtime.PROVIDERS.values()))
+    monkeypatch.setattr(runtime.ort, "preload_dlls", lambda: None, raising=False)
+
+
+def test_options_of_cuda_are_handed_on(gpu: None) -> None:
+    target = Target("cuda:use_tf32=0:cudnn_conv_algo_search=HEURISTIC")
+    target.check()
+    session = runtime.open_session("model.onnx", target)
+    assert isinstance(session, Session)
+    assert session.asked == ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
+    assert session.rest == "CPUExecutionProvider"
+    plain = runtime.open_session("model.onnx", Target("cuda"))
+    assert isinstance(plain, Session)
+    assert plain.asked == ("CUDAExecutionProvider", {})
+
+
+def test_options_that_onnxruntime_refuses(gpu: None) -> None:
+    with pytest.raises(ProviderError, match=r"^--provider cuda:foo=1 .*Unknown provider option: foo\).*correct its"):
+        Target("cuda:foo=1").check()
+
+
+@pytest.mark.parametrize("provider", ["cpu:use_tf32=0", "cuda:", "cuda:use_tf32", "cuda:use_tf32="])
+def test_options_that_are_none(gpu: None, provider: str) -> None:
+    with pytest.raises(OptionError, match="is not understood; write cpu, cuda or"):
+        Target(provider).check()
+
+
+def test_a_gpu_that_does_not_start(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "get_providers", lambda self: [self.rest])
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider does not start on this machine"):
+        Target("cuda").check()
