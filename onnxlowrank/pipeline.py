@@ -345,7 +345,7 @@ def _report_layer(
 
 def _layer_times(network: Network, made: Made) -> dict[str, tuple[float, float]]:
     """Return the milliseconds of every layer inside the network, before and after, where they can be told."""
-    (before, _), (after, _) = network.layer_times(network.model, made.model)
+    before, after = network.layer_times(network.model, made.model)
     return {name: (before[name], after[name]) for name in before}
 
 

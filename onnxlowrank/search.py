@@ -18,7 +18,7 @@ from onnxlowrank.calibrate.specs import Feeds
 from onnxlowrank.chain import Chain
 from onnxlowrank.choose import Suited
 from onnxlowrank.cost.latency import measure, ratio
-from onnxlowrank.cost.profile import profile_in_turns, time_per_layer
+from onnxlowrank.cost.profile import profile, profile_in_turns, time_per_layer
 from onnxlowrank.fit import Forms
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
@@ -77,20 +77,21 @@ class Network:
 
     @cached_property
     def dense_times(self) -> tuple[dict[str, float], float]:
-        """The milliseconds of the layers as they are, and of the whole network, see :meth:`layer_times`."""
-        (times,) = self.layer_times(self.model)
-        return times
+        """The milliseconds of the layers as they are, where they can be told, and of the whole network."""
+        if self.target.kind != "cpu":
+            (latency,) = measure([self.model], self.feeds, self.target, seconds=2.0)
+            return {}, latency.median
+        inside, rest = time_per_layer(profile(self.model, self.feeds, self.target), self.layers)
+        return inside, rest + sum(inside.values())
 
-    def layer_times(self, *models: onnx.ModelProto) -> list[tuple[dict[str, float], float]]:
-        """Return for every model the milliseconds of the layers, dense or rewritten, and of the whole; run in turns.
+    def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
+        """Return for every model, run in turns, the milliseconds of the layers, dense or rewritten.
 
-        The layers' are left out on CUDA, where onnxruntime's profiler sees nothing but their launch.
+        There are none on CUDA, where onnxruntime's profiler sees nothing but their launch.
         """
         if self.target.kind != "cpu":
-            return [({}, latency.median) for latency in measure(models, self.feeds, self.target, seconds=2.0)]
-        profiled = profile_in_turns(models, self.feeds, self.target)
-        parts = [time_per_layer(times, self.layers) for times in profiled]
-        return [(inside, rest + sum(inside.values())) for inside, rest in parts]
+            return [{} for _ in models]
+        return [time_per_layer(times, self.layers)[0] for times in profile_in_turns(models, self.feeds, self.target)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +208,7 @@ def _not_paying(network: Network, prices: Prices, found: Found) -> dict[Candidat
     rewritten = [one for one in found.plan.values() if one.method != KEEP and one.layer in free]
     if not rewritten:
         return {}
-    (dense, _), (inside, _) = network.layer_times(network.model, network.outline(found.plan))
+    dense, inside = network.layer_times(network.model, network.outline(found.plan))
     idle = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
     return {one: prices.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in idle}
 
