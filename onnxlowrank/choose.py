@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxlowrank.decompose.spectrum import as_checked
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import OptionError
 from onnxlowrank.layer import Layer
 from onnxlowrank.parallel import in_parallel
-from onnxlowrank.passes.base import LOWEST_ENERGY, Candidate, Pass, Setting, keep
+from onnxlowrank.passes.base import CHECKED_AT, LOWEST_ENERGY, Candidate, Pass, Setting, keep
 from onnxlowrank.progress import Advance
 
-_CHECKED_AT = 0.85, 0.97
-"""Where promises are checked: settings that promise so much keep about as much as those that plans are made of."""
 _SMALL = 2**16
 """Weights of a kernel up to which the second check takes no time to speak of; in larger ones it changes little."""
-
-_SMALLEST = 1e-15
 
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""
@@ -127,25 +123,17 @@ def offer(layer: Layer, drafts: Drafts, by_hand: Mapping[str, ByHand], block: in
 
 
 def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts: Drafts) -> Sequence[Candidate]:
-    """Return the candidates of a careful pass with energies as a draft has them, or two of a small layer.
-
-    What a bound from spectra says is lost, and what is lost in truth, are both 1 where nothing is kept, and in between
-    about a power of each other; its exponent, of a pass and a layer, changes slowly from one setting to the next.
-    """
+    """Return the candidates of a careful pass with energies as a draft has them, or two of a small layer."""
     if not (method.careful and candidates):
         return candidates
-    exponents = {}
-    for energy in _CHECKED_AT if layer.weight.size <= _SMALL else _CHECKED_AT[:1]:
+    checked = {}
+    for energy in CHECKED_AT if layer.weight.size <= _SMALL else CHECKED_AT[:1]:
         tried = min(candidates, key=lambda candidate: (abs(candidate.energy - energy), candidate.macs))
-        lost, bound = drafts.lost(layer, tried), 1 - tried.energy
-        if lost is not None and 0 < lost < 1 and 0 < bound < 1:
-            exponents[bound] = math.log(lost) / math.log(bound)
-    if not exponents:
-        return candidates
-    checked = sorted(exponents)
-    bounds = np.array([max(1 - one.energy, _SMALLEST) for one in candidates])
-    found = np.interp(np.log(bounds), np.log(checked), [exponents[bound] for bound in checked])
-    return [replace(one, energy=float(kept)) for one, kept in zip(candidates, 1 - bounds**found, strict=True)]
+        lost = drafts.lost(layer, tried)
+        if lost is not None:
+            checked[1 - tried.energy] = lost
+    energies = 1 - as_checked(1 - np.array([one.energy for one in candidates]), checked)
+    return [replace(one, energy=float(energy)) for one, energy in zip(candidates, energies, strict=True)]
 
 
 def offer_all(

@@ -32,12 +32,8 @@ class Drafts:
 
     def lost(self, layer: Layer, candidate: Candidate) -> float | None:
         """Return the share of the response's variance that a draft loses, if the layer's metric is known."""
-        data = self.statistics[layer.name].data
-        whole = 0.0 if data is NO_METRIC else data.norm2(layer.folded)
-        if not whole > 0:
-            return None
-        kernel = self.of(layer, candidate).chain.dense_kernel().reshape(layer.folded.shape)
-        return float(data.norm2(layer.folded - kernel) / whole)
+        statistics = self.statistics[layer.name]
+        return None if statistics.data is NO_METRIC else statistics.lost(layer, self.of(layer, candidate).chain)
 
     def keep_only(self, candidates: Iterable[Candidate]) -> None:
         """Forget all drafts but those of ``candidates``: they take as much memory as the network's weights."""

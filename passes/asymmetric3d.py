@@ -24,18 +24,16 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spatial import spatial_energy
-from onnxlowrank.decompose.spectrum import cumulative_energy
+from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, hollow
-from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
+from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_energy, vertical_step
 
 
 class Asymmetric3D(Spatial):
     """Three convolutions, one a dimension; what it refuses and what it samples are the spatial pass's."""
 
     name = "asymmetric3d"
-    careful = False  # its drafts are those of all ranks, until they are fitted
     rank_names = ("d''", "d'")
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
@@ -43,7 +41,7 @@ class Asymmetric3D(Spatial):
 
         The paper fixes both by letting each contribute the square root of the speed-up; here the selection decides.
         """
-        spatial = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
+        spatial = vertical_energy(layer, statistics, block)
         channel = cumulative_energy(statistics.moments[RESPONSE].covariance)
         for vertical in aligned_ranks(len(spatial) - 1, block):
             for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):
@@ -68,16 +66,28 @@ class Asymmetric3D(Spatial):
             hollow(layer.outputs),
         )
 
+    def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
+        """Return the spatial factors, the responses of the second on their principal axes."""
+        spatial = super().draft(layer, setting, statistics)
+        vertical, horizontal = spatial.chain.steps
+        _, axes = principal_axes(statistics.moments[RESPONSE].covariance, setting[1])
+        reduced = (axes.T @ horizontal.weight.reshape(layer.outputs, -1)).reshape(-1, *horizontal.weight.shape[1:])
+        return Draft(chain_of(layer, vertical.weight, reduced, axes, layer.bias), spatial.features)
+
     def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
         """Return the draft's vertical filters, and the low-rank map fitted behind them."""
-        rank, (vertical, horizontal) = setting[1], draft.chain.steps
-        prior = horizontal.weight.reshape(layer.outputs, -1).T.astype(np.float64)
-        fitted = fit_low_rank(samples, rank, prior=prior, nonlinear=nonlinear)
-        reduced = fitted.right.T.reshape(rank, *horizontal.weight.shape[1:])
+        vertical, horizontal, restore = draft.chain.steps
+        kernel = restore.weight.reshape(layer.outputs, -1).astype(np.float64) @ horizontal.weight.reshape(
+            setting[1], -1
+        )
+        fitted = fit_low_rank(samples, setting[1], prior=kernel.T, nonlinear=nonlinear)
+        reduced = fitted.right.T.reshape(horizontal.weight.shape)
         return chain_of(layer, vertical.weight, reduced, fitted.left, fitted.bias)
 
 
-def chain_of(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray) -> Chain:
+def chain_of(
+    layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray | None
+) -> Chain:
     """Return the chain of its factors; ``restore`` is ``[d, d']`` or ``[d, d', 1, 1]``."""
     return Chain(
         (
@@ -85,5 +95,5 @@ def chain_of(layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: F
             horizontal_step(layer, reduced),
             Step("restore", np.asarray(restore, np.float32).reshape(layer.outputs, -1, 1, 1), Geometry.pointwise(2)),
         ),
-        np.asarray(bias, np.float32),
+        None if bias is None else np.asarray(bias, np.float32),
     )

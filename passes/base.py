@@ -35,6 +35,9 @@ NO_METRIC = frobenius(1, 1, 1)
 LOWEST_ENERGY = 0.8
 """A setting predicted to lose more than a fifth of a response's variance is no approximation and is not offered."""
 
+CHECKED_AT = 0.85, 0.97
+"""Where energies are checked: settings predicted to keep so much are about those that plans are made of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -50,6 +53,13 @@ class Statistics:
     moments: Mapping[str, Moments]
     data: Metric = NO_METRIC
     metric: Metric = NO_METRIC
+
+    def lost(self, layer: Layer, chain: Chain) -> float | None:
+        """Return the share of the response's variance that a chain loses, or None where the metric is not known."""
+        whole = 0.0 if self.data is NO_METRIC else self.data.norm2(layer.folded)
+        if not whole > 0:
+            return None
+        return float(self.data.norm2(layer.folded - chain.dense_kernel().reshape(layer.folded.shape)) / whole)
 
 
 @dataclass(frozen=True)

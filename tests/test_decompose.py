@@ -11,7 +11,7 @@ from onnxlowrank.decompose.activation import IDENTITY, RELU, Smooth, leaky_relu
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import _RIDGE, spatial_energy, spatial_factors
-from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
+from onnxlowrank.decompose.spectrum import as_checked, cumulative_energy, principal_axes
 
 RNG = np.random.default_rng(7)
 
@@ -161,3 +161,14 @@ def test_ridge_draws_to_the_prior_where_samples_say_nothing():
     target = (features @ prior).astype(np.float32)
     fitted = fit_low_rank(Samples(features, target), 4, prior=prior, ridge=1e-4)
     np.testing.assert_allclose((fitted.left @ fitted.right.T).T, prior, atol=1e-2)
+
+
+def test_what_was_checked_corrects_what_was_predicted():
+    predicted = np.array([1.0, 0.5, 0.2, 0.1, 0.05, 0.01, 0.0])
+    np.testing.assert_array_equal(as_checked(predicted, {}), predicted)
+    np.testing.assert_array_equal(as_checked(predicted, {0.0: 0.1, 1.0: 1.0, 0.3: 0.0}), predicted)  # tell nothing
+    np.testing.assert_allclose(as_checked(predicted, {0.1: 0.01}), predicted**2, atol=1e-15)
+    twice = as_checked(predicted, {0.05: 0.05**3, 0.2: 0.2**2})
+    np.testing.assert_allclose(twice[[0, 1, 2, 4, 5]], [1, 0.5**2, 0.2**2, 0.05**3, 0.01**3])
+    assert 0.1**3 < twice[3] < 0.1**2
+    assert (np.diff(twice) < 0).all()

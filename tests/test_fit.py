@@ -1,5 +1,6 @@
 """Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,11 +16,14 @@ from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import offer
+from onnxlowrank.decompose.spatial import spatial_energy
+from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, Candidate, keep
+from onnxlowrank.passes.base import KEEP, NO_METRIC, RESPONSE, Candidate, keep
+from onnxlowrank.passes.spatial import COLUMNS, separated, vertical_energy
 from onnxlowrank.progress import Silent
 
 
@@ -114,6 +118,33 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
         after.append(abs(one.energy - kept))
     assert np.mean(after) < 0.5 * np.mean(before)
     assert max(after) < 0.15
+
+
+def test_energies_of_vertical_filters_are_checked(calibrated):
+    """Neighbours are far from independent behind a convolution; two ranks are known in truth."""
+    calibration, statistics = calibrated
+    layer, known = calibration.layers[1], statistics["b"]
+    predicted = spatial_energy(layer.weight, known.moments[COLUMNS].covariance)
+    energy, off = vertical_energy(layer, known, 4), []
+    for rank in range(4, len(energy) - 1, 4):
+        kept = 1 - known.lost(layer, separated(layer, rank, known))
+        off.append((abs(energy[rank] - kept), abs(predicted[rank] - kept)))
+    after, before = np.transpose(off)
+    assert np.sort(after)[1] < 1e-9
+    assert after.mean() < 0.5 * before.mean()
+    without = replace(known, data=NO_METRIC)
+    np.testing.assert_array_equal(vertical_energy(layer, without, 4), predicted)
+
+
+def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):
+    calibration, statistics = calibrated
+    layer, known = calibration.layers[1], statistics["b"]
+    (method,) = load_passes(["asymmetric3d"])
+    _, axes = principal_axes(known.moments[RESPONSE].covariance, 5)
+    spatial = separated(layer, 8, known).dense_kernel()
+    draft = method.draft(layer, (8, 5), known)
+    np.testing.assert_allclose(draft.chain.dense_kernel(), np.tensordot(axes @ axes.T, spatial, 1), atol=1e-6)
+    assert [step.weight.shape[0] for step in draft.chain.steps] == [8, 5, 12]
 
 
 PROMISED = {8: 0.6, 16: 0.85, 24: 0.93, 32: 0.97, 40: 0.99, 48: 1.0}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
+
+_SMALLEST = 1e-15
 
 
 def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
@@ -24,3 +28,21 @@ def cumulative_energy(covariance: Float64Array) -> Float64Array:
     if total <= 0:
         return np.ones(len(values) + 1)
     return np.concatenate([[0.0], np.minimum(np.cumsum(values) / total, 1.0)])
+
+
+def as_checked(predicted: Float64Array, checked: Mapping[float, float]) -> Float64Array:
+    """Return what is lost in truth where so much is predicted to be, in shares of the total variance.
+
+    Prediction and truth are both 1 where nothing is kept, and in between one is about a power of the other, whose
+    exponent changes slowly.
+
+    Args:
+        predicted: Any shape.
+        checked: What is lost in truth, by what is predicted; what is not between 0 and 1 tells nothing.
+    """
+    known = {one: np.log(lost) / np.log(one) for one, lost in sorted(checked.items()) if 0 < one < 1 and 0 < lost < 1}
+    if not known:
+        return predicted
+    logs = np.log(np.clip(predicted, _SMALLEST, 1.0))
+    found: Float64Array = np.exp(logs * np.interp(logs, np.log(list(known)), list(known.values())))
+    return found
