@@ -125,7 +125,7 @@ class Pass(ABC):
         name: What ``--passes`` calls it.
         ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
         rank_names: What the entries of a setting are called.
-        careful: Whether its candidates promise much less energy than its drafts keep, so that one has to tell how much.
+        careful: Whether the energies of its candidates are rough, so that drafts have to tell how far off they are.
         weighs: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
     """
 
