@@ -4,7 +4,7 @@
         --speedups 2,3,4,5 --plot selections.svg
 
 Plans that count MACs are searched with the same stopwatch. Every network is timed in turns with the original, as in the
-search: among many, small ones would find the processor's caches empty each time, and look faster than they are.
+search: in one ring of many, small ones look faster than they do beside the original alone.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from onnxlowrank.passes.base import CHECKED_AT, LOWEST_ENERGY, Candidate, Pass, 
 from onnxlowrank.progress import Advance
 
 _SMALL = 2**16
-"""Weights of a kernel up to which the second check takes no time to speak of; in larger ones it changes little."""
+"""Weights of a kernel up to which promises are checked twice; drafts of larger ones take long."""
 
 Suited = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""

@@ -71,7 +71,9 @@ class Target:
             open_session(_smallest_model(), self)
         except ModelError as error:
             reason = str(error.__cause__).split("\n")[0]
-            raise ProviderError(f"--provider {self.provider} does not start ({reason}); correct its options") from error
+            raise ProviderError(
+                f"--provider {self.provider} does not start ({reason}); correct its options or use --provider cpu"
+            ) from error
 
 
 def all_threads() -> Target:

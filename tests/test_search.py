@@ -235,6 +235,17 @@ def test_settling_ends():
     assert asked == [False] * search.SETTLING + [True]
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.99, True), (0.9, False)])
+def test_a_chain_has_to_be_faster_by_more_than_noise(monkeypatch, share, kept):
+    candidates = offers(np.random.default_rng(2), 4, 12)
+    clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
+    network = Network(prices)
+    network.layer_times = lambda *models: [prices.dense, {"conv1": share * prices.dense["conv1"]}]
+    monkeypatch.setattr(search, "measure", clock.measure)
+    found = search.search_plan(network, prices, select_by_energy, 1.3, Silent())
+    assert (found.plan["conv1"].method == KEEP) == kept
+
+
 def test_a_layer_whose_chain_is_slower_in_the_end_is_kept(monkeypatch):
     candidates = offers(np.random.default_rng(2), 4, 12)
     clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
