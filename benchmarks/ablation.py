@@ -42,7 +42,7 @@ from onnxlowrank.pipeline import SELECTIONS
 from onnxlowrank.progress import Silent
 from onnxlowrank.reach import plan_by_macs
 from onnxlowrank.result import conv_macs
-from onnxlowrank.select.offer import lost_energy
+from onnxlowrank.select.offer import Energies
 
 
 class Paper3D(Asymmetric3D):
@@ -122,7 +122,7 @@ def main() -> None:
                 suited, _ = suit(layers, passes, (), (), conv_only=True)
                 drafts = Drafts(suited, statistics)
                 candidates = {layer.name: offer(layer, drafts, {}, 8) for layer in layers}
-                plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], lost_energy)
+                plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], Energies())
                 start = time.perf_counter()
                 about = Calibration(model, layers, suited, inputs, spool)
                 fitter = Fitter(about, drafts, nonlinear=nonlinear, asymmetric=asymmetric)

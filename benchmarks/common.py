@@ -34,7 +34,8 @@ from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
 from onnxlowrank.search import Network
-from onnxlowrank.select.offer import Loss, lost_energy
+from onnxlowrank.select.offer import Energies, Losses
+from onnxlowrank.sensitivity import Sensitivities, hold_out
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -90,12 +91,20 @@ class Prepared:
         return ChainTimer(Target(threads=threads), Cache())
 
     def prices(
-        self, threads: int, candidates: Mapping[str, Sequence[Candidate]] | None = None, loss: Loss = lost_energy
+        self,
+        threads: int,
+        candidates: Mapping[str, Sequence[Candidate]] | None = None,
+        losses: Losses | None = None,
     ) -> Prices:
-        """Return the prices of the candidates, or of some of them."""
+        """Return the prices of the candidates, or of some of them; energies are their losses where none are given."""
         network = self.network(threads)
         offered = self.candidates if candidates is None else candidates
-        return Prices(self.layers, network.suited, offered, loss, self.timer(threads), *network.dense_times)
+        felt = losses or Energies()
+        return Prices(self.layers, network.suited, offered, felt, self.timer(threads), *network.dense_times)
+
+    def sensitivities(self) -> Sensitivities:
+        """Return measured losses, the default of the tool."""
+        return Sensitivities(self.about, self.drafts, self.candidates, Silent())
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""
@@ -110,7 +119,8 @@ def prepare(args: argparse.Namespace, spool: Spool) -> Prepared:
     inputs = some_inputs(args, original, args.calibration, args.inputs)
     layers = with_shapes(model, find_layers(model), inputs)
     suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
-    about = Calibration(model, layers, suited, stacked_inputs(original, inputs), spool)
+    stacked = stacked_inputs(original, inputs)
+    about = Calibration(model, layers, suited, stacked, spool, held_out=hold_out(layers, stacked))
     drafts = Drafts(suited, collect_statistics(about, Silent()))
     candidates = offer_all(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
     return Prepared(original, about, drafts, candidates, inputs)

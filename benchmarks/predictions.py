@@ -29,7 +29,7 @@ def main() -> None:
         for index in range(args.plans + 1):
             offers = prices.offers()
             plan = {layer: offered[rng.integers(len(offered))].candidate for layer, offered in offers.items()}
-            prices.time(plan)
+            prices.learn(plan)
             pair = [network.original, network.outline(plan)]
             measured = ratio(*measure(pair, network.feeds, network.target, seconds=3.0))
             predicted = prices.whole / prices.total(plan)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,14 +31,11 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.passes.base import Candidate
 from onnxlowrank.progress import Silent
 from onnxlowrank.select.energy import select_by_energy
-from onnxlowrank.select.offer import Offer, Plan, lost_energy
-from onnxlowrank.sensitivity import Sensitivity, measure_sensitivities
+from onnxlowrank.select.offer import Energies, Losses, Offer, Plan, lost_energy
 
 DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"
 SPREAD = 1.0
 """Standard deviation of the logarithm of the weights of the layers in the selection."""
-
-Objective = Callable[[Plan], float]
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,8 @@ def main() -> None:
         test = some_inputs(args, original, args.test, args.test_inputs)
         fitter = Fitter(prepared.about, prepared.drafts)
         start = time.perf_counter()
-        sensitivities = measure_sensitivities(prepared.about, prepared.drafts, offered, Silent())
+        objectives: dict[str, Losses] = {"energy": Energies(), "sensitivity": prepared.sensitivities()}
         console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
-        for name, one in sensitivities.items():
-            console.print(f"  {name}: {one.scale:.4g} * (1 - E) ** {one.exponent:.2f}")
         dense = sum(layer.macs for layer in layers)
         for index in range(args.plans):
             group = EQUAL if index % 2 else DIFFERENT
@@ -83,26 +78,19 @@ def main() -> None:
             plan = random_plan(offered, dense / speedup, rng)
             chains = fitter.fit(plan, Silent())
             change, drop = compare(original, rewrite(prepared.about.model, layers, chains), test)
-            predicted = {title: objective(plan) for title, objective in objectives(sensitivities).items()}
+            predicted = {title: foreseen(losses, plan) for title, losses in objectives.items()}
             reached = dense / sum(candidate.macs for candidate in plan.values())
             rows.append(Row(group, reached, change, drop, predicted, list(plan.values())))
             console.print(f"{index}: {reached:.2f}x, {change:.4f}, drop {drop:.1f}, {predicted}")
     if args.json:
-        report = {
-            "sensitivities": {name: asdict(one) for name, one in sensitivities.items()},
-            "plans": [asdict(row) for row in rows],
-        }
-        args.json.write_text(json.dumps(report, indent=1))
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     Console(width=140).print(table(rows, f"{prepared.inputs.description}; {test.description}"))
 
 
-def objectives(sensitivities: Mapping[str, Sensitivity]) -> dict[str, Objective]:
-    """Return what may be minimised, by title."""
-
-    def by_sensitivity(plan: Plan) -> float:
-        return float(sum(one.loss(plan[name].energy) for name, one in sensitivities.items()))
-
-    return {"energy": lambda plan: sum(map(lost_energy, plan.values())), "sensitivity": by_sensitivity}
+def foreseen(losses: Losses, plan: Plan) -> float:
+    """Return what a plan is predicted to lose, once its losses were looked at as the selection does."""
+    losses.refine(plan)
+    return sum(map(losses.of, plan.values()))
 
 
 def table(rows: Sequence[Row], title: str) -> Table:

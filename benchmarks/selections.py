@@ -29,7 +29,6 @@ from onnxlowrank.search import search_plan, written
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
 from onnxlowrank.select.offer import Offer, Plan, Select, lost_energy
-from onnxlowrank.sensitivity import measure_sensitivities
 
 
 class Counted:
@@ -50,7 +49,7 @@ class Counted:
     def total(self, plan: Plan) -> float:
         return sum(candidate.macs for candidate in plan.values())
 
-    def time(self, plan: Plan) -> bool:
+    def learn(self, plan: Plan) -> bool:
         return False
 
     def calibrate(self, plan: Plan, milliseconds: float) -> None:
@@ -69,11 +68,6 @@ def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, 
             for name, offered in prepared.candidates.items()
         }
 
-    found = measure_sensitivities(prepared.about, prepared.drafts, prepared.candidates, Silent())
-
-    def felt(candidate: Candidate) -> float:
-        return 0.0 if candidate.method == KEEP else float(found[candidate.layer].loss(candidate.energy))
-
     price: Callable[..., Prices] = partial(prepared.prices, threads)
     return {
         "uniform ratio": (Counted(prepared.candidates), select_uniformly),
@@ -82,7 +76,7 @@ def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, 
         "knapsack, spatial": (price(only("spatial")), select_exactly),
         "knapsack, cp": (price(only("cp")), select_exactly),
         "knapsack, all passes": (price(), select_exactly),
-        "knapsack, all passes, sensitivity": (price(loss=felt), select_exactly),
+        "knapsack, all passes, sensitivity": (price(losses=prepared.sensitivities()), select_exactly),
     }
 
 
@@ -92,6 +86,7 @@ def main() -> None:
     parser.add_argument("--test-inputs", type=int, default=1000)
     parser.add_argument("--speedups", default="2,3,4")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", default="", help="only those whose titles contain one of these, e.g. greedy,all")
     parser.add_argument("--plot", help="write a plot, e.g. selections.svg")
     parser.add_argument("--json", help="write the figures")
     args = parser.parse_args()
@@ -100,7 +95,11 @@ def main() -> None:
         prepared = prepare(args, spool)
         test = some_inputs(args, prepared.original, args.test, args.test_inputs)
         network, fitter = prepared.network(args.threads), prepared.fitter(args.threads)
-        tried = ways(prepared, args.threads)
+        tried = {
+            title: way
+            for title, way in ways(prepared, args.threads).items()
+            if any(part in title for part in args.ways.split(","))
+        }
         for asked in map(float, args.speedups.split(",")):
             for title, (prices, select) in tried.items():
                 found = search_plan(network, prices, select, asked, Silent())

@@ -34,7 +34,7 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Pass, Statistics
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Offer, lost_energy, offers_of, pareto
+from onnxlowrank.select.offer import Energies, Offer, lost_energy, offers_of, pareto
 
 SCHEMA = 1
 _INPUTS = 128
@@ -201,7 +201,7 @@ def _analysed(
 
 
 def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
-    offers = offers_of(candidates, lambda candidate: candidate.macs, lost_energy)
+    offers = offers_of(candidates, lambda candidate: candidate.macs, Energies())
     total = sum(layer.macs for layer in layers)
     best = None
     for speedup in _SPEEDUPS:

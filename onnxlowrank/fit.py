@@ -60,6 +60,7 @@ class Calibration:
         inputs: Sample inputs.
         spool: Keeps the sampled preactivations of the original network, under the layers' names.
         seed: Of the sampled positions.
+        held_out: Indices of the inputs that statistics leave out, so that drafts can be judged on them. Fits take all.
     """
 
     model: onnx.ModelProto
@@ -68,6 +69,7 @@ class Calibration:
     inputs: Inputs
     spool: Spool
     seed: int = 0
+    held_out: Collection[int] = ()
 
 
 def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = data_metric) -> dict[str, Statistics]:
@@ -91,11 +93,14 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
     patches: dict[str, PatchMoments] = {}
     known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
-    for rows in sample(about.model, probes, inputs, about.seed, progress.stage("statistics", len(inputs))):
+    samples = sample(about.model, probes, inputs, about.seed, progress.stage("statistics", len(inputs)))
+    for index, rows in enumerate(samples):
         for name, values in rows.items():
             layer_name, kind = _split(name)
             if kind == _TARGET:
                 about.spool.append(layer_name, values)
+            elif index in about.held_out:
+                continue
             elif kind == _PATCHES:
                 layer = known[layer_name]
                 if layer_name not in patches:

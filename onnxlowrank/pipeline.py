@@ -27,7 +27,7 @@ from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate import Agreement, compare_outputs
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics, default_forms
-from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
@@ -38,6 +38,7 @@ from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.reach import (
+    TOO_FAST,
     Made,
     Workbench,
     reach_conv_macs,
@@ -52,8 +53,8 @@ from onnxlowrank.runtime import Target, all_threads, open_session
 from onnxlowrank.search import Network
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Loss, Select, lost_energy
-from onnxlowrank.sensitivity import Sensitivity, measure_sensitivities
+from onnxlowrank.select.offer import Energies, Losses, Select
+from onnxlowrank.sensitivity import Sensitivities, hold_out
 from onnxlowrank.verify import verify_interface
 from onnxlowrank.weigh import METRICS, metric_of
 
@@ -216,19 +217,19 @@ def optimise_each(
 
     with Spool() as spool, one_blas_thread():
         weigh = metric_of(options.metric, normalised, layers, suited, inputs, progress)
-        about = Calibration(normalised, layers, suited, stacked, spool, options.seed)
+        held_out = hold_out(layers, stacked) if options.selection == EXACT else ()
+        about = Calibration(normalised, layers, suited, stacked, spool, options.seed, held_out)
         drafts = Drafts(suited, collect_statistics(about, progress, weigh))
         advance = progress.stage("offers", len(layers))
         candidates = offer_all(layers, drafts, by_hand, channel_block(where.kind), advance)
-        loss: Loss = lost_energy
+        losses: Losses = Energies()
         if options.selection == EXACT:
-            sensitivities = measure_sensitivities(about, drafts, candidates, progress)
-            loss = partial(_felt, sensitivities)
+            losses = Sensitivities(about, drafts, candidates, progress)
         timer = ChainTimer(where, Cache())
         forms = default_forms if kind in COUNTED else partial(fastest_forms, timer)
         network = Network(original, normalised, layers, suited, forms, inputs[0], where)
         fitter = Fitter(about, drafts, forms, options.nonlinear, options.asymmetric)
-        bench = Workbench(network, candidates, loss, SELECTIONS[options.selection], fitter, progress)
+        bench = Workbench(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
         for goal in goals:
             made = _reach(goal, bench, timer, unseen)
             verify_interface(original, made.model)
@@ -249,15 +250,10 @@ def optimise_each(
                 provider=options.provider,
                 threads=options.threads,
                 seconds=time.perf_counter() - start,
-                notes=(*notes, *_warnings(timer, agreement)),
+                notes=(*notes, *_warnings(goal, made.speedup, timer, agreement)),
                 first_filters=_first_filters(layers[0], made),
             )
             start = time.perf_counter()
-
-
-def _felt(sensitivities: Mapping[str, Sensitivity], candidate: Candidate) -> float:
-    """Return how much the output is predicted to change by a candidate."""
-    return 0.0 if candidate.method == KEEP else float(sensitivities[candidate.layer].loss(candidate.energy))
 
 
 def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> Made:
@@ -269,7 +265,7 @@ def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> M
     if goal.kind == MAX_SIZE:
         return reach_size(bench, goal.value)
     network = bench.network
-    prices = Prices(network.layers, network.suited, bench.candidates, bench.loss, timer, *network.dense_times)
+    prices = Prices(network.layers, network.suited, bench.candidates, bench.losses, timer, *network.dense_times)
     if goal.kind == LATENCY:
         return reach_latency(bench, prices, goal.value)
     if goal.kind == MAX_DROP:
@@ -314,10 +310,15 @@ def _inputs(model: onnx.ModelProto, options: Options, most_held_out: int) -> tup
     return inputs.subset(rest), inputs.subset(sorted(unseen)), tuple(notes)
 
 
-def _warnings(timer: ChainTimer, agreement: Agreement) -> list[str]:
-    """Return what the user should hear when times are uncertain, or the outputs have changed much."""
+def _warnings(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreement) -> list[str]:
+    """Return what the user should hear when times are uncertain, the goal is overshot, or the outputs changed much."""
     top1, error = agreement.top1_agreement, agreement.relative_error
     warnings = []
+    if goal.kind == SPEEDUP and speedup > TOO_FAST * goal.value:
+        warnings.append(
+            f"{speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come closer, "
+            "or no plan lies between; a new run on an idle machine may find one"
+        )
     if timer.noisy:
         warnings.append(
             f"{timer.noisy} of {timer.timed} chains were timed to no better than 2 %, for other work on the machine; "

@@ -24,7 +24,7 @@ from onnxlowrank.choose import Suited
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
 from onnxlowrank.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
-from onnxlowrank.select.offer import Loss, Offer, Plan
+from onnxlowrank.select.offer import Losses, Offer, Plan
 
 _Floats = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class Prices:
         layers: Sequence[Layer],
         suited: Suited,
         candidates: Mapping[str, Sequence[Candidate]],
-        loss: Loss,
+        losses: Losses,
         timer: ChainTimer,
         inside: Mapping[str, float],
         whole: float,
@@ -59,7 +59,7 @@ class Prices:
             layers: The network's layers.
             suited: Their passes.
             candidates: What they offer.
-            loss: Predicts what candidates take from the network.
+            losses: What candidates take from the network.
             timer: Times chains on the target.
             inside: Milliseconds of layers as they are in the network; for those not known, what they take alone.
             whole: Milliseconds of the network as it is.
@@ -67,7 +67,8 @@ class Prices:
         self._timer, self._suited = timer, suited
         self._layers = {layer.name: layer for layer in layers}
         self._kinds = {layer.name: _kind(layer) for layer in layers}
-        self._shelves = {name: _Shelf(offered, loss) for name, offered in candidates.items()}
+        self._losses = losses
+        self._shelves = {name: _Shelf(offered, losses) for name, offered in candidates.items()}
         self._chains = 1.0
         self._corrections: dict[tuple[str, str], float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
@@ -97,8 +98,17 @@ class Prices:
         """
         return {name: self._offers(name, shelf, timed) for name, shelf in self._shelves.items()}
 
-    def time(self, plan: Plan) -> bool:
-        """Time the candidates of a plan; return whether there were any that had not been timed."""
+    def learn(self, plan: Plan) -> bool:
+        """Time the candidates of a plan or, when they have been, refine its losses; return whether anything is new."""
+        return self._time(plan) or self._refine(plan)
+
+    def _refine(self, plan: Plan) -> bool:
+        refined = self._losses.refine(plan)
+        for name in refined:
+            self._shelves[name] = _Shelf(self._shelves[name].candidates, self._losses)
+        return bool(refined)
+
+    def _time(self, plan: Plan) -> bool:
         new = [candidate for candidate in plan.values() if candidate.setting not in self._times(candidate)]
         for candidate in new:
             times, layer = self._times(candidate), self._layers[candidate.layer]
@@ -157,9 +167,9 @@ class _Timed:
 class _Shelf:
     """The candidates of one layer, as arrays: rows of them by pass, and the logarithms of their ranks."""
 
-    def __init__(self, candidates: Sequence[Candidate], loss: Loss) -> None:
+    def __init__(self, candidates: Sequence[Candidate], losses: Losses) -> None:
         self.candidates = candidates
-        self.losses = np.array([loss(candidate) for candidate in candidates])
+        self.losses = np.array([losses.of(candidate) for candidate in candidates])
         self.macs = np.array([candidate.macs for candidate in candidates], float)
         methods = np.array([candidate.method for candidate in candidates])
         self.row = {(candidate.method, candidate.setting): row for row, candidate in enumerate(candidates)}

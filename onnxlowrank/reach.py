@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -21,13 +21,13 @@ from onnxlowrank.passes.base import Candidate, keep
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Progress
 from onnxlowrank.search import Network, search_plan, written
-from onnxlowrank.select.offer import Loss, Plan, Select, offers_of
+from onnxlowrank.select.offer import Losses, Plan, Select, offers_of
 
 _LOG = logging.getLogger(__name__)
 
 _FITS = 3
 """How often a plan is fitted, should the network turn out slower than its outline."""
-_TOO_FAST = 1.1
+TOO_FAST = 1.1
 """Networks faster than this times what was asked for gave away accuracy, and are planned anew."""
 _DROP_FITS = 6
 """How many networks are fitted in search of the fastest one within a drop of accuracy."""
@@ -42,7 +42,7 @@ class Workbench:
     Attributes:
         network: What is rewritten, and where it is timed.
         candidates: What its layers offer.
-        loss: Predicts what a candidate takes from the network.
+        losses: What candidates take from the network.
         select: Makes plans.
         fitter: Fits them.
         progress: Told how far the work is.
@@ -50,7 +50,7 @@ class Workbench:
 
     network: Network
     candidates: Mapping[str, Sequence[Candidate]]
-    loss: Loss
+    losses: Losses
     select: Select
     fitter: Fitter
     progress: Progress
@@ -102,7 +102,7 @@ def reach_speedup(bench: Workbench, prices: Prices, speedup: float) -> Made:
         if any(found.plan == one.plan for one in made):
             break
         made.append(bench.make(found.plan, found.predicted))
-        if not found.reached or speedup <= made[-1].speedup <= _TOO_FAST * speedup:
+        if not found.reached or speedup <= made[-1].speedup <= TOO_FAST * speedup:
             break
         wanted = max(speedup * found.speedup / made[-1].speedup, 1.0)
     reached = [one for one in made if one.speedup >= speedup]
@@ -143,15 +143,14 @@ def reach_drop(bench: Workbench, prices: Prices, unseen: Inputs, points: float) 
 
 def reach_conv_macs(bench: Workbench, speedup: float) -> Made:
     """Return the network whose convolutions have so many times fewer multiply-accumulates, or as few as possible."""
-    return bench.make(plan_by_macs(bench.network.layers, bench.candidates, speedup, bench.select, bench.loss))
+    return bench.make(plan_by_macs(bench.network.layers, bench.candidates, speedup, bench.select, bench.losses))
 
 
 def reach_macs(bench: Workbench, most: float) -> Made:
     """Return the network of at most so many multiply-accumulates for one sample, or of as few as possible."""
     if sum(layer.macs for layer in bench.network.layers) <= most:
         return bench.make(unchanged(bench.network.layers))
-    offers = offers_of(bench.candidates, lambda candidate: candidate.macs, bench.loss)
-    return bench.make(bench.select(offers, most))
+    return bench.make(plan_by(lambda candidate: candidate.macs, bench.candidates, most, bench.select, bench.losses))
 
 
 def reach_size(bench: Workbench, most: float) -> Made:
@@ -159,11 +158,14 @@ def reach_size(bench: Workbench, most: float) -> Made:
     network = bench.network
     if network.original.ByteSize() <= most:
         return bench.make(unchanged(network.layers))
-    offers = offers_of(bench.candidates, lambda candidate: 4 * candidate.parameters, bench.loss)
+
+    def in_bytes(candidate: Candidate) -> int:
+        return 4 * candidate.parameters
+
     plan, size = unchanged(network.layers), network.model.ByteSize()
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
-        around = size - 4 * sum(candidate.parameters for candidate in plan.values())
-        plan = bench.select(offers, most - around)
+        around = size - sum(map(in_bytes, plan.values()))
+        plan = plan_by(in_bytes, bench.candidates, most - around, bench.select, bench.losses)
         size = network.outline(plan).ByteSize()
         if size <= most:
             break
@@ -175,13 +177,26 @@ def plan_by_macs(
     candidates: Mapping[str, Sequence[Candidate]],
     speedup: float,
     select: Select,
-    loss: Loss,
+    losses: Losses,
 ) -> Plan:
     """Return the plan for a theoretical speed-up: multiply-accumulates of all convolutions, kept ones included."""
     convolutions = sum(layer.macs for layer in layers if layer.is_conv)
     others = sum(layer.macs for layer in layers if not layer.is_conv)
-    offers = offers_of(candidates, lambda candidate: candidate.macs, loss)
-    return select(offers, others + convolutions / speedup)
+    return plan_by(lambda candidate: candidate.macs, candidates, others + convolutions / speedup, select, losses)
+
+
+def plan_by(
+    cost: Callable[[Candidate], float],
+    candidates: Mapping[str, Sequence[Candidate]],
+    budget: float,
+    select: Select,
+    losses: Losses,
+) -> Plan:
+    """Return the plan of a budget of what is counted; the selection is repeated as long as that refines losses."""
+    while True:
+        plan = select(offers_of(candidates, cost, losses), budget)
+        if not losses.refine(plan):
+            return plan
 
 
 def unchanged(layers: Sequence[Layer]) -> Plan:

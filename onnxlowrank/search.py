@@ -36,7 +36,7 @@ CORRECTIONS = 3
 ROUNDS = 7
 """How many outlines are measured."""
 SETTLING = 15
-"""How often a selection is repeated since candidates it chose had not been timed."""
+"""How often a selection is repeated since something was learnt about the candidates it chose."""
 MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
@@ -189,11 +189,12 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
 def settle(prices: Prices, select: Select, budget: float) -> Plan:
     """Return the plan of a budget in milliseconds for the layers, all of whose candidates are timed.
 
-    What the selection chooses is timed, and the selection repeated with what that changes, until it chooses the same.
+    What the selection chooses is timed, what that loses is looked at, and the selection is repeated with what this
+    changes, until it chooses the same.
     """
     for _ in range(SETTLING):
         plan = select(prices.offers(), budget)
-        if not prices.time(plan):
+        if not prices.learn(plan):
             return plan
     return select(prices.offers(timed=True), budget)
 

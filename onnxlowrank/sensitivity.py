@@ -5,176 +5,208 @@ the input did to the outputs what the same share does near the end. Here one lay
 network run, and its outputs compared with those it had. The loss of a plan is then predicted as the sum over its
 layers: where each is fitted to the true responses, single-layer losses do add up.
 
-What stands for the approximation matters more than how often it is measured. The same energy may be lost
+What stands for the approximation matters more than how often it is measured. The same energy may be lost along the
+principal axes of the responses (Zhang 2015, Eq. 2-3), by shrinkage or to noise, and does more harm or less than what a
+pass loses. A pass's own :meth:`~onnxlowrank.passes.base.Pass.draft` is near to what the fitted chain costs, once the
+mean of the response is restored, as the fit would do.
 
-* along the principal axes of the responses (Zhang 2015, Eq. 2-3): more harmful than what ``cp`` or
-  ``outer_product`` lose, and not alike in all layers;
-* by shrinkage or to noise: further off, because neither lies where the approximations err;
-* to a pass's own :meth:`~onnxlowrank.passes.base.Pass.draft`: near to what the fitted chain costs,
-  once the mean of the response is restored, as the fit would do.
-
-So the drafts of two settings are measured that selection might choose, one that loses little and one that loses more,
-and a power law in the lost energy goes through the losses. Both have to be near what is chosen in the end: a layer that
-is nearly low-rank loses nothing up to some energy, and a lot soon after. Where there are no such settings the responses
-are projected onto their principal axes, which needs no candidate (:func:`projected`).
+Where it is measured matters as well. A layer that is nearly low-rank loses nothing up to some energy, and a lot soon
+after: what a per cent of the energy does to the network depends on which per cent it is. So two settings of every layer
+are measured to begin with, one that loses little and one that loses more, and then, like prices, whatever the selection
+chooses far from everything that was measured (:meth:`Sensitivities.refine`). Drafts also tell what settings lose in
+truth, where passes promise too much.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from onnxlowrank.calibrate.capture import sample
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.frontier import Frontier
-from onnxlowrank.chain import Chain, Step
+from onnxlowrank.chain import Chain
 from onnxlowrank.decompose.moments import Moments
-from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, as_checked
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.evaluate import divergence, is_classifier
 from onnxlowrank.fit import Calibration
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.layer import Geometry, Layer
+from onnxlowrank.layer import Layer
 from onnxlowrank.parallel import in_parallel
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, pointwise
-from onnxlowrank.progress import Progress
+from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.progress import Advance, Progress
 from onnxlowrank.runtime import all_threads, open_session, running
+from onnxlowrank.select.offer import Plan
+
+_LOG = logging.getLogger(__name__)
 
 Outputs = list[NDArray[np.generic]]
 
 ENERGIES = (0.98, 0.9)
-"""Shares of the response's variance at which, or a little above, the loss is measured: about what selection chooses."""
+"""Shares of the response's variance at which, or a little above, losses are measured first."""
 
-_MOST_MACS = 4e12
-_FEWEST_INPUTS, _MOST_INPUTS, _INPUTS_FOR_MEANS = 16, 256, 32
+_MOST_MACS = 2e12
+_FEWEST_INPUTS, _MOST_INPUTS, _INPUTS_FOR_MEANS = 32, 256, 32
 _SMALLEST, _LARGEST = 1e-9, 1e6
 _NOTHING_LOST = 1e-4
-_EXPONENTS = 1.0, 1.5
-_USUAL_EXPONENT, _LEAST_SPREAD = 1.0, math.log(1.5)
+_NEAR = 2.0
+"""Ratio of two shares up to which one measurement stands for both."""
+_STEEPEST = 0.5
+"""How fast harm may grow beyond the outermost measurements: they are few, on a few inputs, and of several passes."""
 _PROBE = "::onnxlowrank::mean"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """What a layer's lost energy does to the outputs of the network: ``scale * (1 - E) ** exponent``.
+    """What a layer's lost energy does to the outputs of the network: power laws from measurement to measurement.
 
     Attributes:
-        scale: The loss were all the energy lost, > 0.
-        exponent: How fast it grows.
+        lost: Logarithms of shares of the response's variance, ascending.
+        harm: Logarithms of the network's loss over these shares, not descending.
+        slopes: How fast harm grows up to the first share, and from the last one on.
     """
 
-    scale: float
-    exponent: float
+    lost: Float64Array
+    harm: Float64Array
+    slopes: tuple[float, float]
 
-    def loss(self, energy: float) -> float:
-        """Return what the network loses when the layer keeps this share of its response's variance; 0 at 1."""
-        return float(self.scale * max(1.0 - energy, 0.0) ** self.exponent)
+    def loss(self, lost: float) -> float:
+        """Return what the network loses when the layer loses this share of its response's variance."""
+        if lost <= 0:
+            return 0.0
+        x = np.log(lost)
+        nearest = np.clip(x, self.lost[0], self.lost[-1])
+        beyond = self.slopes[int(x > nearest)] * (x - nearest)
+        return float(np.exp(x + np.interp(nearest, self.lost, self.harm) + beyond))
 
 
-def measure_sensitivities(
-    about: Calibration,
-    drafts: Drafts,
-    candidates: Mapping[str, Sequence[Candidate]],
-    progress: Progress,
-) -> dict[str, Sensitivity]:
-    """Approximate the layers one at a time and measure how far the outputs of the network move.
+def fit_sensitivity(lost: Sequence[float], losses: Sequence[float]) -> Sensitivity:
+    """Return the laws through measured losses.
 
-    That is their mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the squared
-    relative error of all outputs. The work is bounded by running fewer inputs through larger networks.
+    A share of the energy does as much harm or more where more is lost. What was measured otherwise is levelled: the
+    loss over the share is regressed isotonically, in logarithms.
 
     Args:
-        about: The network and its inputs, of which an evenly spread part is used.
-        drafts: Of its layers.
-        candidates: What the layers offer.
-        progress: Told how far it is.
-
-    Returns:
-        The sensitivities of the layers that offer more than "keep".
+        lost: Shares of the response's variance, in (0, 1].
+        losses: Of the network.
     """
-    model, layers = about.model, about.layers
-    measured = [layer for layer in layers if any(one.method != KEEP for one in candidates[layer.name])]
-    if not measured:
-        return {}
-    advance = progress.stage("sensitivity", 1 + 2 * len(measured))
-    examples = {}
-    for layer, made in zip(measured, in_parallel(partial(_examples, drafts, candidates), measured), strict=True):
-        examples[layer.name] = made
-        advance(1)
-    used = _spread(about.inputs, _affordable(layers, 1 + len(measured) * len(ENERGIES)))
-    network = _Network(model, layers, measured, used)
-    advance(1)
-    found = {}
-    for layer in measured:
-        network.go_to(layer)
-        losses = [network.loss(layer, chain) for _, chain in examples[layer.name]]
-        found[layer.name] = fit_sensitivity([energy for energy, _ in examples[layer.name]], losses)
-        advance(1)
-    return found
+    order = np.argsort(lost, kind="stable")
+    x = np.log(np.asarray(lost, float)[order])
+    y = np.log(np.clip(np.nan_to_num(np.asarray(losses, float)[order], nan=_LARGEST), _SMALLEST, _LARGEST))
+    harm: Float64Array = isotonic_regression(y - x).x
+    slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(_NEAR)), _STEEPEST)
+    return Sensitivity(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))
 
 
-def projected(layer: Layer, moments: Moments, energy: float) -> Chain:
-    """Return the layer with this share of its response's variance kept, along as few principal axes as that takes.
+def hold_out(layers: Sequence[Layer], inputs: Inputs) -> list[int]:
+    """Return the indices of the inputs to measure losses on, which drafts shall not have seen.
 
-        y' = mean + P (y - mean),    P = sum over i <= d' of u_i u_i'  +  a u_j u_j',    j = d' + 1
-
-    The last axis is shrunk, not cut, so that exactly the energy is kept, in layers of one output map too.
+    A layer of many outputs fits few inputs closely: on others it loses more. There are fewer for larger networks, which
+    bounds the work, and at most a third of all; none of fewer than three.
 
     Args:
-        layer: The layer.
-        moments: Of its response.
-        energy: In [0, 1].
+        layers: Of the network.
+        inputs: All there are.
     """
-    values, axes = principal_axes(moments.covariance)
-    projection = (axes * _kept(values, energy)) @ axes.T
-    bias = moments.mean - projection @ moments.mean
-    if layer.bias is not None:
-        bias += projection @ layer.bias
-    if layer.group == 1:
-        weight = np.tensordot(projection, layer.weight, axes=1).astype(np.float32)
-        return Chain((Step("projected", weight, layer.geometry),), bias.astype(np.float32))
-    itself = Step("itself", layer.weight, layer.geometry, layer.group)
-    project = Step("projected", pointwise(projection, layer), Geometry.pointwise(layer.geometry.axes))
-    return Chain((itself, project), bias.astype(np.float32))
+    return _spread(inputs, min(_affordable(layers), len(inputs) * inputs.batch // 3)) if len(inputs) >= 3 else []
 
 
-def fit_sensitivity(energies: Sequence[float], losses: Sequence[float]) -> Sensitivity:
-    """Return the power law through measured losses: least squares in logarithms, with a sensible exponent.
+class Sensitivities:
+    """The losses of candidates: what approximating their layers alone does to the outputs of the network.
 
-    Small errors do harm in proportion to their energy, and larger ones at most a little more: of two measurements on a
-    few inputs no steeper or flatter law is believed. Energies too close to each other, or a single one, do not tell the
-    exponent: then it is the usual one.
+    That is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the squared
+    relative error of all outputs.
+
+    Attributes:
+        laws: The layers' laws, by their names; a layer without a choice has none.
     """
-    x = np.log(1 - np.asarray(energies))
-    y = np.log(np.clip(np.nan_to_num(losses, nan=_LARGEST), _SMALLEST, _LARGEST))
-    slope = float(np.polyfit(x, y, 1)[0]) if np.ptp(x) > _LEAST_SPREAD else _USUAL_EXPONENT
-    exponent = min(max(slope, _EXPONENTS[0]), _EXPONENTS[1])
-    return Sensitivity(math.exp(float((y - exponent * x).mean())), exponent)
+
+    def __init__(
+        self, about: Calibration, drafts: Drafts, candidates: Mapping[str, Sequence[Candidate]], progress: Progress
+    ) -> None:
+        """Measure two settings of every layer.
+
+        Args:
+            about: The network, and inputs of which some were held out by :func:`hold_out`, if there are enough.
+            drafts: Of its layers.
+            candidates: What the layers offer.
+            progress: Told how far it is.
+        """
+        self.laws: dict[str, Sensitivity] = {}
+        self._drafts = drafts
+        self._layers = [layer for layer in about.layers if len(candidates[layer.name]) > 1]
+        self._measured: dict[str, dict[Candidate, tuple[float, float]]] = {layer.name: {} for layer in self._layers}
+        if self._layers:
+            first = {layer.name: _first(candidates[layer.name]) for layer in self._layers}
+            advance = progress.stage("sensitivity", 1 + 2 * len(first))
+            used = about.held_out or _spread(about.inputs, _affordable(about.layers))
+            self._network = _Network(about.model, about.layers, self._layers, about.inputs.subset(sorted(used)))
+            advance(1)
+            self._measure(first, advance)
+
+    def of(self, candidate: Candidate) -> float:
+        """Return how much the outputs are predicted to change by a candidate; 0 where its layer has no choice."""
+        law = self.laws.get(candidate.layer)
+        if candidate.method == KEEP or law is None:
+            return 0.0
+        lost = as_checked(np.array(1 - candidate.energy), self._checked(candidate))
+        return law.loss(float(lost))
+
+    def refine(self, plan: Plan) -> Collection[str]:
+        """Measure what a plan chose far from everything measured of the same pass; return the layers it was in."""
+        new = {name: [candidate] for name, candidate in plan.items() if self._is_new(candidate)}
+        if new:
+            self._measure(new, lambda amount: None)
+        return new
+
+    def _checked(self, candidate: Candidate) -> dict[float, float]:
+        """Return for the settings measured of its pass what drafts lose in truth, by what they promise to lose."""
+        measured = self._measured[candidate.layer].items()
+        return {1 - one.energy: lost for one, (lost, _) in measured if one.method == candidate.method}
+
+    def _is_new(self, candidate: Candidate) -> bool:
+        promised = 1 - candidate.energy
+        if candidate.layer not in self.laws or promised <= _NOTHING_LOST:
+            return False
+        return not any(one / _NEAR <= promised <= one * _NEAR for one in self._checked(candidate))
+
+    def _measure(self, candidates: Mapping[str, Sequence[Candidate]], advance: Advance) -> None:
+        """Measure candidates, by layer, shallow to deep."""
+        layers = [layer for layer in self._layers if layer.name in candidates]
+        for _ in in_parallel(lambda layer: [self._drafts.of(layer, one) for one in candidates[layer.name]], layers):
+            advance(1)
+        self._network.start()
+        for layer in layers:
+            self._network.go_to(layer)
+            measured = self._measured[layer.name]
+            for one in candidates[layer.name]:
+                lost, loss = self._lost(layer, one), self._network.loss(layer, self._drafts.of(layer, one).chain)
+                measured[one] = lost, loss
+                _LOG.info("%s: %s %s loses %.5f, the network %.6f", layer.name, one.method, one.setting, lost, loss)
+            self.laws[layer.name] = fit_sensitivity(*zip(*measured.values(), strict=True))
+            advance(1)
+
+    def _lost(self, layer: Layer, candidate: Candidate) -> float:
+        """Return the share that a draft loses in truth, where that is known: promises may be far off."""
+        lost = self._drafts.lost(layer, candidate)
+        return min(max(1 - candidate.energy if lost is None else lost, _NOTHING_LOST), 1.0)
 
 
-def _examples(drafts: Drafts, candidates: Mapping[str, Sequence[Candidate]], layer: Layer) -> list[tuple[float, Chain]]:
-    """Return approximations of the layer near the energies, and what they keep: drafts, or projections.
-
-    What a draft keeps in truth counts, where that is known, since promises may be far off.
-    """
-    lossy = [one for one in candidates[layer.name] if one.method != KEEP and 1 - one.energy > _NOTHING_LOST]
-    enough = [[one for one in lossy if one.energy >= energy] for energy in ENERGIES]
-    cheapest = dict.fromkeys(min(some, key=lambda one: one.macs) for some in enough if some)
-    if not cheapest:
-        moments = drafts.statistics[layer.name].moments[RESPONSE]
-        return [(energy, projected(layer, moments, energy)) for energy in ENERGIES]
-    found = []
-    for one in cheapest:
-        lost = drafts.lost(layer, one)
-        energy = one.energy if lost is None else 1 - min(max(lost, _NOTHING_LOST), 1.0)
-        found.append((energy, drafts.of(layer, one).chain))
-    return found
+def _first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the settings of a layer to begin with: the cheapest ones that keep the energies, or nearly do."""
+    others = [one for one in candidates if one.method != KEEP]
+    lossy = [one for one in others if 1 - one.energy > _NOTHING_LOST] or others
+    return list(
+        dict.fromkeys(min(lossy, key=lambda one: (max(energy - one.energy, 0), one.macs)) for energy in ENERGIES)
+    )
 
 
 class _Network:
@@ -186,23 +218,33 @@ class _Network:
         self._model = model
         self._layers = layers
         self._outputs = _run(model, inputs)
-        self._means = _means(model, measured, _spread(inputs, _INPUTS_FOR_MEANS))
-        self._frontier = Frontier(inputs, seed=0)
+        self._means = _means(model, measured, _some(inputs))
+        self._inputs = inputs
+        self.start()
+
+    def start(self) -> None:
+        """Go back to the inputs."""
+        self._frontier = Frontier(self._inputs, seed=0)
 
     def go_to(self, layer: Layer) -> None:
-        """Run the network as far as a layer, shallow to deep: :meth:`loss` begins there."""
+        """Run the network as far as a layer, deeper than those since the start: :meth:`loss` begins there."""
         probe = Probe(layer.input + _PROBE, layer.input, not layer.is_conv)
         self._frontier.sample(self._model, [probe], layer.input, lambda amount: None)
 
     def loss(self, layer: Layer, chain: Chain) -> float:
         """Return how far the outputs move when the chain computes the layer, with the mean of its response restored."""
         changed, inputs = self._with(layer, chain)
-        shift = _means(changed, [layer], _spread(inputs, _INPUTS_FOR_MEANS))[layer.name]
+        shift = _means(changed, [layer], _some(inputs))[layer.name]
         bias = self._means[layer.name] - shift + (0 if chain.bias is None else chain.bias)
         return _change(self._outputs, _run(*self._with(layer, replace(chain, bias=bias.astype(np.float32)))))
 
     def _with(self, layer: Layer, chain: Chain) -> tuple[onnx.ModelProto, Inputs]:
         return self._frontier.rest(rewrite(self._model, self._layers, {layer.name: chain}))
+
+
+def _some(inputs: Inputs) -> Inputs:
+    """Return as many inputs as means are taken over."""
+    return inputs.subset(_spread(inputs, _INPUTS_FOR_MEANS))
 
 
 def _means(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> dict[str, Float64Array]:
@@ -215,27 +257,16 @@ def _means(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> d
     return {name: one.mean for name, one in moments.items()}
 
 
-def _kept(values: Float64Array, energy: float) -> Float64Array:
-    """Return by how much to scale each principal component, the largest first, for the energy to be kept."""
-    lost = (1 - energy) * values.sum()
-    tails = np.cumsum(values[::-1])[::-1]  # what is lost when the components from this one on are cut
-    kept: Float64Array = (tails > lost).astype(np.float64)
-    last = int(kept.sum()) - 1
-    if last >= 0:
-        kept[last] = 1 - math.sqrt(max(lost - (tails[last] - values[last]), 0) / values[last])
-    return kept
+def _affordable(layers: Sequence[Layer]) -> int:
+    """Return how many inputs can be run through the network for every layer, within reason."""
+    macs = len(layers) * sum(layer.macs for layer in layers)
+    return int(min(max(_MOST_MACS / max(macs, 1), _FEWEST_INPUTS), _MOST_INPUTS))
 
 
-def _affordable(layers: Sequence[Layer], runs: int) -> int:
-    """Return how many inputs can be run so often through the network, within reason."""
-    macs = sum(layer.macs for layer in layers)
-    return int(min(max(_MOST_MACS / max(runs * macs, 1), _FEWEST_INPUTS), _MOST_INPUTS))
-
-
-def _spread(inputs: Inputs, samples: int) -> Inputs:
-    """Return so many samples, evenly spread, in whole feeds."""
+def _spread(inputs: Inputs, samples: int) -> list[int]:
+    """Return the indices of so many samples, evenly spread, in whole feeds."""
     count = min(max(samples // inputs.batch, 1), len(inputs))
-    return inputs.subset(np.linspace(0, len(inputs) - 1, count).astype(int).tolist())
+    return [int(index) for index in np.linspace(0, len(inputs) - 1, count)]
 
 
 def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:

@@ -510,6 +510,20 @@ def test_a_network_slower_than_its_outline_is_planned_anew(monkeypatch):
 
 
 @pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_more_than_was_asked_for_is_said(monkeypatch, factor):
+    """Whatever the outline promises, the fitted network is faster by this factor."""
+
+    def fast(*arguments, **options):
+        before, after = clock(*arguments, **options)
+        return [before, Latency(tuple(factor * time for time in after.milliseconds))]
+
+    monkeypatch.setattr(reach, "measure", fast)
+    result = optimize(vgg(), speedup=1.5, calibration=smooth(16))
+    assert any("is more than was asked for" in note for note in result.notes) == (factor < 1)
+
+
+@pytest.mark.usefixtures("counted")
 def test_latency_in_milliseconds():
     model, x = vgg(), smooth(16)
     now = 1.1 * conv_macs(model, x[:1])  # of a clock that counts

@@ -14,7 +14,7 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, keep
 from onnxlowrank.prices import Prices
 from onnxlowrank.select.energy import select_by_energy
-from onnxlowrank.select.offer import lost_energy
+from onnxlowrank.select.offer import Energies
 
 FLAT = Geometry((1, 1), (1, 1, 1, 1), (1, 1))
 
@@ -52,7 +52,7 @@ def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial"))
     inside = {one.name: 2 * one.macs / 1e6 for one in layers} if inside is None else inside
     whole = 1.25 * sum(inside.values()) if whole is None else whole
     suited = {one.name: passes for one in layers}
-    return Prices(layers, suited, candidates, lost_energy, timer, inside, whole), candidates
+    return Prices(layers, suited, candidates, Energies(), timer, inside, whole), candidates
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def settle(prices, budget):
     plans = []
     for _ in range(20):
         plans.append(select_by_energy(prices.offers(), budget))
-        if not prices.time(plans[-1]):
+        if not prices.learn(plans[-1]):
             return plans[-1], plans
     raise AssertionError("never settles")
 
@@ -75,7 +75,7 @@ def test_prices_are_in_proportion_to_the_time_inside_the_network():
     assert prices.of(keep(one)) == pytest.approx(2 * one.macs / 1e6)
     assert prices.rest == pytest.approx(0.25 * 2 * one.macs / 1e6)
     candidate = candidates["a"][1]
-    prices.time({"a": candidate})
+    prices.learn({"a": candidate})
     assert prices.of(candidate) == pytest.approx(2 * candidate.macs / 1e6)
     assert prices.total({"a": candidate}) == pytest.approx(prices.rest + 2 * candidate.macs / 1e6)
 
@@ -93,7 +93,7 @@ def test_only_what_is_chosen_is_timed_and_layers_of_a_kind_share_it():
     plan, _ = settle(prices, 0.5 * prices.whole)
     assert len(timer.asked) < sum(map(len, candidates.values())) - 3
     assert "b" not in {name for name, _ in timer.asked}
-    assert not prices.time(plan)
+    assert not prices.learn(plan)
 
 
 def test_a_pass_that_disappoints_is_given_up():
@@ -111,7 +111,7 @@ def test_offers_are_a_front_and_timed_ones_only_on_demand():
     assert front[0].cost < front[-1].cost
     assert front[0].loss > front[-1].loss == 0
     assert [offer.candidate for offer in prices.offers(timed=True)["a"]] == [keep(layer("a"))]
-    prices.time({"a": candidates["a"][3]})
+    prices.learn({"a": candidates["a"][3]})
     assert {offer.candidate for offer in prices.offers(timed=True)["a"]} == {keep(layer("a")), candidates["a"][3]}
 
 
@@ -119,7 +119,7 @@ def test_calibration_makes_the_plan_right_and_leaves_layers_that_are_kept():
     layers = [layer("a"), layer("b")]
     prices, candidates = make(layers, Timer())
     plan = {"a": candidates["a"][1], "b": keep(layers[1])}
-    prices.time(plan)
+    prices.learn(plan)
     wanted = 0.9 * prices.total(plan)
     kept = prices.of(plan["b"])
     prices.calibrate(plan, wanted)
@@ -133,7 +133,7 @@ def test_a_correction_is_for_the_pass_in_its_layer():
     prices, candidates = make(layers, Timer())
     first, second, other, keeping = (candidates["a"][i] for i in (1, 2, 3, 0))
     plans = [{"a": one, "b": replace(one, layer="b")} for one in (first, second, other, keeping)]
-    before = [(prices.time(plan), prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
+    before = [(prices.learn(plan), prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
     prices.correct(first, 3 * prices.of(first))
     after = [(prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
     factors = [(a / old_a, b / old_b) for (_, old_a, old_b), (a, b) in zip(before, after, strict=True)]
@@ -167,6 +167,34 @@ def test_candidates_by_hand_without_keep():
     (method,) = load_passes(["channel"])
     by_hand: list[Candidate] = [method.candidate(one, (8,), 1.0)]
     inside = {"a": 1.0}
-    prices = Prices([one], {"a": {"channel": method}}, {"a": by_hand}, lost_energy, Timer(), inside, 1.0)
+    prices = Prices([one], {"a": {"channel": method}}, {"a": by_hand}, Energies(), Timer(), inside, 1.0)
     plan, _ = settle(prices, 0.1)
     assert plan == {"a": by_hand[0]}
+
+
+def test_losses_are_refined_when_all_has_been_timed():
+    class Refining(Energies):
+        found = 1.0
+
+        def of(self, candidate):
+            return self.found * super().of(candidate)
+
+        def refine(self, plan):
+            changed = [] if self.found == 2.0 else ["a"]
+            self.found = 2.0
+            return changed
+
+    one = layer("a")
+    (method,) = load_passes(["channel"])
+    candidates = {"a": [keep(one), method.candidate(one, (8,), 0.9)]}
+    prices = Prices([one], {"a": {"channel": method}}, candidates, Refining(), Timer(), {"a": 1.0}, 1.0)
+    plan = {"a": candidates["a"][1]}
+
+    def loss():
+        return max(offer.loss for offer in prices.offers()["a"])
+
+    assert prices.learn(plan)
+    assert loss() == pytest.approx(-np.log(0.9)), "it was timed, no more"
+    assert prices.learn(plan)
+    assert loss() == pytest.approx(-2 * np.log(0.9))
+    assert not prices.learn(plan)

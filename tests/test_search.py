@@ -71,7 +71,7 @@ class Prices:
             for name, offered in self.candidates.items()
         }
 
-    def time(self, plan):
+    def learn(self, plan):
         self.untimed -= 1
         return self.untimed >= 0
 

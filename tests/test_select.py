@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.select.energy import frontier, select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Offer, lost_energy, offers_of, pareto
+from onnxlowrank.select.offer import Energies, Offer, lost_energy, offers_of, pareto
 
 
 def offer(layer, method, setting, cost, energy):
@@ -116,7 +116,7 @@ def test_pareto_keeps_what_nothing_beats(layer):
 
 def test_counted_costs():
     candidates = {"a": [Candidate("a", KEEP, (), 7, 3, 1.0), Candidate("a", "p", (1,), 5, 2, 0.5)]}
-    offers = offers_of(candidates, lambda candidate: 4 * candidate.parameters, lost_energy)
+    offers = offers_of(candidates, lambda candidate: 4 * candidate.parameters, Energies())
     assert [one.cost for one in offers["a"]] == [12, 8]
     assert offers["a"][1].loss == pytest.approx(math.log(2))
 

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from onnxlowrank.passes.base import Candidate
 
 Plan = dict[str, Candidate]
 """One candidate for every layer."""
 
-Loss = Callable[[Candidate], float]
-"""Predicts what a candidate takes from the network; 0 where it takes nothing."""
+
+class Losses(Protocol):
+    """What candidates are predicted to take from the network; over the layers of a plan it adds up."""
+
+    def of(self, candidate: Candidate) -> float:
+        """Return what a candidate takes; 0 where it takes nothing."""
+
+    def refine(self, plan: Plan) -> Collection[str]:
+        """Look closer at what a plan is made of; return the layers whose predictions are other ones now."""
+
+
+class Energies:
+    """The losses of Zhang 2015, Eq. 13: ``-log E``, whatever the layer."""
+
+    def of(self, candidate: Candidate) -> float:
+        """Return what a candidate adds to ``-log`` of the product of energies."""
+        return lost_energy(candidate)
+
+    def refine(self, plan: Plan) -> Collection[str]:
+        """Return nothing: energies are what they are."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -43,10 +63,10 @@ def lost_energy(candidate: Candidate) -> float:
 
 
 def offers_of(
-    candidates: Mapping[str, Sequence[Candidate]], cost: Callable[[Candidate], float], loss: Loss
+    candidates: Mapping[str, Sequence[Candidate]], cost: Callable[[Candidate], float], losses: Losses
 ) -> dict[str, list[Offer]]:
     """Return candidates with a cost that is counted."""
-    return {layer: [Offer(one, cost(one), loss(one)) for one in offered] for layer, offered in candidates.items()}
+    return {layer: [Offer(one, cost(one), losses.of(one)) for one in offered] for layer, offered in candidates.items()}
 
 
 def pareto(offers: Sequence[Offer]) -> list[Offer]:
