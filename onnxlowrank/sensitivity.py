@@ -141,7 +141,7 @@ class Sensitivities:
             progress: Told how far it is.
         """
         self.laws: dict[str, Sensitivity] = {}
-        self._drafts = drafts
+        self._drafts, self._progress = drafts, progress
         self._layers = [layer for layer in about.layers if len(candidates[layer.name]) > 1]
         self._measured: dict[str, dict[Candidate, tuple[float, float]]] = {layer.name: {} for layer in self._layers}
         if self._layers:
@@ -164,7 +164,7 @@ class Sensitivities:
         """Measure what a plan chose far from everything measured of the same pass; return the layers it was in."""
         new = {name: [candidate] for name, candidate in plan.items() if self._is_new(candidate)}
         if new:
-            self._measure(new, lambda amount: None)
+            self._measure(new, self._progress.stage("sensitivity", 2 * len(new)))
         return new
 
     def _checked(self, candidate: Candidate) -> dict[float, float]:
