@@ -163,10 +163,25 @@ def is_classifier(output: object) -> bool:
     return isinstance(output, np.ndarray) and output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 
 
-def divergence(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Return the mean ``KL(one, other)`` in nats of scores ``[N, classes]``, logits or probabilities."""
-    p, q = (_log_probabilities(scores.astype(np.float64)) for scores in (one, other))
+def divergence(one: NDArray[np.floating], other: NDArray[np.floating], temperature: float = 1.0) -> float:
+    """Return the mean ``KL(one, other)`` in nats of scores ``[N, classes]``, logits or probabilities.
+
+    Args:
+        one: Scores.
+        other: Likewise.
+        temperature: Logits are divided by it; the divergence then falls with its square.
+    """
+    p, q = (_tempered(scores, temperature) for scores in (one, other))
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def confidence(scores: NDArray[np.floating], temperature: float = 1.0) -> float:
+    """Return the mean probability of the most probable class, of scores ``[N, classes]``."""
+    return float(np.exp(_tempered(scores, temperature).max(axis=1)).mean())
+
+
+def _tempered(scores: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    return _log_probabilities(_log_probabilities(scores.astype(np.float64)) / temperature)
 
 
 def _log_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:

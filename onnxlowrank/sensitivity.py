@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+from scipy.optimize import brentq, isotonic_regression
 
 from onnxlowrank.calibrate.capture import sample
 from onnxlowrank.calibrate.feeds import Inputs
@@ -35,7 +35,7 @@ from onnxlowrank.chain import Chain
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.spectrum import Float64Array, as_checked
 from onnxlowrank.drafts import Drafts
-from onnxlowrank.evaluate import divergence, is_classifier
+from onnxlowrank.evaluate import confidence, divergence, is_classifier
 from onnxlowrank.fit import Calibration
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
@@ -61,6 +61,9 @@ _NEAR = 2.0
 """Ratio of two shares up to which one measurement stands for both."""
 _STEEPEST = 0.5
 """How fast harm may grow beyond the outermost measurements: they are few, on a few inputs, and of several passes."""
+_CONFIDENCE = 0.8
+"""Mean probability of the most probable class above which the temperature is raised: about that of unseen images."""
+_HOTTEST = 1e3
 _PROBE = "::onnxlowrank::mean"
 
 
@@ -123,7 +126,8 @@ class Sensitivities:
     """The losses of candidates: what approximating their layers alone does to the outputs of the network.
 
     That is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the squared
-    relative error of all outputs.
+    relative error of all outputs. On images a network was trained with it is so sure of its classes that only a few
+    would count: the divergence is taken at a temperature at which it is less sure.
 
     Attributes:
         laws: The layers' laws, by their names; a layer without a choice has none.
@@ -218,6 +222,7 @@ class _Network:
         self._model = model
         self._layers = layers
         self._outputs = _run(model, inputs)
+        self._temperature = _temperature(self._outputs)
         self._means = _means(model, measured, _some(inputs))
         self._inputs = inputs
         self.start()
@@ -236,7 +241,8 @@ class _Network:
         changed, inputs = self._with(layer, chain)
         shift = _means(changed, [layer], _some(inputs))[layer.name]
         bias = self._means[layer.name] - shift + (0 if chain.bias is None else chain.bias)
-        return _change(self._outputs, _run(*self._with(layer, replace(chain, bias=bias.astype(np.float32)))))
+        fitted = replace(chain, bias=bias.astype(np.float32))
+        return _change(self._outputs, _run(*self._with(layer, fitted)), self._temperature)
 
     def _with(self, layer: Layer, chain: Chain) -> tuple[onnx.ModelProto, Inputs]:
         return self._frontier.rest(rewrite(self._model, self._layers, {layer.name: chain}))
@@ -280,16 +286,33 @@ def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
     return outputs
 
 
-def _change(before: Sequence[Outputs], after: Sequence[Outputs]) -> float:
+def _scores(outputs: Sequence[Outputs]) -> NDArray[np.floating] | None:
+    """Return the scores ``[N, classes]`` of a classifier, or None of any other network."""
+    first = [one[0] for one in outputs]
+    if all(map(is_classifier, first)) and len({one.shape[1] for one in first}) == 1:
+        return np.concatenate(first)
+    return None
+
+
+def _temperature(outputs: Sequence[Outputs]) -> float:
+    """Return the temperature at which a network is no surer of its classes than of those of unseen images."""
+    scores = _scores(outputs)
+    if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
+        return 1.0
+    return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
+
+
+def _change(before: Sequence[Outputs], after: Sequence[Outputs], temperature: float) -> float:
     """Return the divergence of the classes, or the squared relative error of all outputs that are real numbers."""
-    if all(is_classifier(one[0]) for one in before) and len({one[0].shape[1] for one in before}) == 1:
-        return divergence(*(np.concatenate([one[0] for one in outputs]) for outputs in (before, after)))
+    one, other = _scores(before), _scores(after)
+    if one is not None and other is not None:
+        return temperature**2 * divergence(one, other, temperature)
     difference = norm = 0.0
     for pair in zip(before, after, strict=True):
-        for one, other in zip(*pair, strict=True):
-            if isinstance(one, np.ndarray) and one.dtype.kind == "f":
-                known = np.isfinite(one)
-                values = one[known].astype(np.float64)
-                difference += float(((other[known].astype(np.float64) - values) ** 2).sum())
+        for output, changed in zip(*pair, strict=True):
+            if isinstance(output, np.ndarray) and output.dtype.kind == "f":
+                known = np.isfinite(output)
+                values = output[known].astype(np.float64)
+                difference += float(((changed[known].astype(np.float64) - values) ** 2).sum())
                 norm += float((values**2).sum())
     return difference / norm if norm else 0.0

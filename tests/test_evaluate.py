@@ -7,7 +7,7 @@ from graph_models import normal, parse
 
 from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import ModelError
-from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.evaluate import compare_outputs, confidence, divergence
 
 RNG = np.random.default_rng(5)
 
@@ -129,3 +129,16 @@ def test_other_shapes_are_refused():
     wide = linear(normal(RNG, 4, 5), output="float[N, 5] y")
     with pytest.raises(ModelError, match=r"output y became \(5, 5\) in the optimised model, it was \(5, 3\)"):
         compared(linear(WEIGHT), wide, inputs_of(*BATCHES))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("given", ["logits", "probabilities"])
+def test_divergence_and_confidence_at_a_temperature(temperature, given):
+    rng = np.random.default_rng(2)
+    one, other = 3 * normal(rng, 6, 5), 3 * normal(rng, 6, 5)
+    p, q = (scipy.special.softmax(scores / temperature, axis=1) for scores in (one, other))
+    if given == "probabilities":
+        one, other = (scipy.special.softmax(scores.astype(np.float64), axis=1) for scores in (one, other))
+    expected = scipy.special.rel_entr(p, q).sum(axis=1).mean()
+    assert divergence(one, other, temperature) == pytest.approx(expected, rel=1e-4)
+    assert confidence(one, temperature) == pytest.approx(p.max(axis=1).mean(), rel=1e-4)

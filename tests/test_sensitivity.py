@@ -105,6 +105,17 @@ def test_classes_are_compared_by_their_divergence():
         assert 0.4 < sensitivities.of(candidate) / network.change(candidate).divergence < 2.5
 
 
+def test_a_network_that_is_sure_of_itself_is_judged_as_one_that_is_less():
+    """Logits ten times as large only make divergences at a fixed confidence a hundred times as large."""
+    body = "g (float[N, 16] x) => (float[N, 4] y) { h = MatMul (x, u) r = Relu (h) y = MatMul (r, v) }"
+    u, v = matrix(), matrix(4)
+    harms = []
+    for scale in (100, 1000):
+        with prepared(parse(body, u=u, v=np.float32(scale) * v)) as network:
+            harms.append(np.concatenate([law.harm for law in network.measured().laws.values()]))
+    np.testing.assert_allclose(harms[1] - harms[0], 2 * np.log(10), atol=0.05)
+
+
 def test_every_output_of_real_numbers_counts():
     body = """g (float[N, 16] x) => (float[1, N, 16] y, float[N, 16] z, int64[N] k) {
         m = MatMul (x, w) zero = Constant <value_ints = [0]> () y = Unsqueeze (m, zero) z = Mul (m, m)
