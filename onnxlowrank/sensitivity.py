@@ -62,7 +62,7 @@ _NEAR = 2.0
 _STEEPEST = 0.5
 """How fast harm may grow beyond the outermost measurements: they are few, on a few inputs, and of several passes."""
 _CONFIDENCE = 0.8
-"""Mean probability of the most probable class above which the temperature is raised: about that of unseen images."""
+"""Mean probability of the most probable class above which the temperature is raised."""
 _HOTTEST = 1e3
 _PROBE = "::onnxlowrank::mean"
 
@@ -295,7 +295,7 @@ def _scores(outputs: Sequence[Outputs]) -> NDArray[np.floating] | None:
 
 
 def _temperature(outputs: Sequence[Outputs]) -> float:
-    """Return the temperature at which a network is no surer of its classes than of those of unseen images."""
+    """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
     scores = _scores(outputs)
     if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
         return 1.0
