@@ -6,16 +6,17 @@
     python benchmarks/selections.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz \
         --macs --speedups 2,3
 
-Plans that count MACs are searched with the same stopwatch. Every network is timed in turns with the original, as in the
-search: in one ring of many, small ones look faster than they do beside the original alone. With ``--macs`` nothing is
-timed: that tells what the losses are good for, without the noise of the stopwatch.
+Every way is taken to the speed-up as the tool itself does it, fit and measurement repeated where the first network
+misses it; plans that count MACs are searched with the same stopwatch. What comes out is timed once more. With
+``--macs`` plans have equal multiply-accumulates instead: that tells what the losses are good for, without the noise of
+the stopwatch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from common import Prepared, arguments, prepare, some_inputs
@@ -24,17 +25,18 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.cost.duel import ratio_of, take_turns
 from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Fitter
 from onnxlowrank.passes.base import KEEP, Candidate
-from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Silent
-from onnxlowrank.reach import plan_by_macs
-from onnxlowrank.search import Found, search_plan, written
+from onnxlowrank.reach import Made, Workbench, reach_conv_macs, reach_speedup
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
 from onnxlowrank.select.offer import Energies, Losses, Offer, Plan, Select, lost_energy
+
+Way = Callable[[float], Made]
+"""Makes a network of a speed-up."""
 
 
 class Counted:
@@ -65,8 +67,17 @@ class Counted:
         pass
 
 
-def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, Select]]:
-    """Return prices and selections by title."""
+def timed_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
+    """Return, by title, what makes a network of a measured speed-up."""
+    network, fitter = prepared.network(threads), prepared.fitter(threads)
+
+    def reach(offered: Mapping[str, Sequence[Candidate]], losses: Losses, select: Select, asked: float) -> Made:
+        bench = Workbench(network, offered, losses, select, fitter, Silent())
+        return reach_speedup(bench, prepared.prices(threads, offered, losses), asked)
+
+    def count(select: Select, asked: float) -> Made:
+        bench = Workbench(network, prepared.candidates, Energies(), select, fitter, Silent())
+        return reach_speedup(bench, Counted(prepared.candidates), asked)
 
     def only(*passes: str) -> dict[str, list[Candidate]]:
         return {
@@ -74,43 +85,31 @@ def ways(prepared: Prepared, threads: int) -> dict[str, tuple[Prices | Counted, 
             for name, offered in prepared.candidates.items()
         }
 
-    price: Callable[..., Prices] = partial(prepared.prices, threads)
+    felt = cache(prepared.sensitivities)
     return {
-        "uniform ratio": (Counted(prepared.candidates), select_uniformly),
-        "greedy on MACs (Zhang 2015)": (Counted(prepared.candidates), select_by_energy),
-        "greedy on latency": (price(), select_by_energy),
-        "knapsack, spatial": (price(only("spatial")), select_exactly),
-        "knapsack, cp": (price(only("cp")), select_exactly),
-        "knapsack, all passes": (price(), select_exactly),
-        "knapsack, all passes, sensitivity": (price(losses=prepared.sensitivities()), select_exactly),
+        "uniform ratio": partial(count, select_uniformly),
+        "greedy on MACs (Zhang 2015)": partial(count, select_by_energy),
+        "greedy on latency": partial(reach, prepared.candidates, Energies(), select_by_energy),
+        "knapsack, spatial": partial(reach, only("spatial"), Energies(), select_exactly),
+        "knapsack, cp": partial(reach, only("cp"), Energies(), select_exactly),
+        "knapsack, all passes": partial(reach, prepared.candidates, Energies(), select_exactly),
+        "knapsack, all passes, sensitivity": lambda asked: reach(prepared.candidates, felt(), select_exactly, asked),
     }
 
 
-def timed_plans(prepared: Prepared, threads: int) -> dict[str, Callable[[float], Found]]:
-    """Return, by title, what makes a plan of a measured speed-up."""
-    network = prepared.network(threads)
+def counted_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
+    """Return, by title, what makes a network of a speed-up in MACs of the convolutions."""
+    network, fitter = prepared.network(threads), Fitter(prepared.about, prepared.drafts)
 
-    def search(prices: Prices | Counted, select: Select, asked: float) -> Found:
-        return search_plan(network, prices, select, asked, Silent())
+    def reach(losses: Losses, select: Select, asked: float) -> Made:
+        return reach_conv_macs(Workbench(network, prepared.candidates, losses, select, fitter, Silent()), asked)
 
-    return {title: partial(search, *way) for title, way in ways(prepared, threads).items()}
-
-
-def counted_plans(prepared: Prepared) -> dict[str, Callable[[float], Found]]:
-    """Return, by title, what makes a plan of a speed-up in MACs of the convolutions."""
-    layers, felt = prepared.layers, prepared.sensitivities()
-    dense = sum(layer.macs for layer in layers)
-
-    def count(losses: Losses, select: Select, asked: float) -> Found:
-        plan = plan_by_macs(layers, prepared.candidates, asked, select, losses)
-        speedup = dense / sum(candidate.macs for candidate in plan.values())
-        return Found(plan, speedup, speedup, reached=True)
-
+    felt = cache(prepared.sensitivities)
     return {
-        "uniform ratio": partial(count, Energies(), select_uniformly),
-        "greedy (Zhang 2015)": partial(count, Energies(), select_by_energy),
-        "knapsack": partial(count, Energies(), select_exactly),
-        "knapsack, sensitivity": partial(count, felt, select_exactly),
+        "uniform ratio": partial(reach, Energies(), select_uniformly),
+        "greedy (Zhang 2015)": partial(reach, Energies(), select_by_energy),
+        "knapsack": partial(reach, Energies(), select_exactly),
+        "knapsack, sensitivity": lambda asked: reach(felt(), select_exactly, asked),
     }
 
 
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--test-inputs", type=int, default=1000)
     parser.add_argument("--speedups", default="2,3,4")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--macs", action="store_true", help="count multiply-accumulates instead of timing")
+    parser.add_argument("--macs", action="store_true", help="compare at equal multiply-accumulates, not equal time")
     parser.add_argument("--ways", default="", help="only those whose titles contain one of these, e.g. greedy,all")
     parser.add_argument("--plot", help="write a plot, e.g. selections.svg")
     parser.add_argument("--json", help="write the figures")
@@ -130,31 +129,31 @@ def main() -> None:
         prepared = prepare(args, spool)
         test = some_inputs(args, prepared.original, args.test, args.test_inputs)
         network = prepared.network(args.threads)
-        fitter = Fitter(prepared.about, prepared.drafts) if args.macs else prepared.fitter(args.threads)
-        plans = counted_plans(prepared) if args.macs else timed_plans(prepared, args.threads)
-        tried = {title: way for title, way in plans.items() if any(part in title for part in args.ways.split(","))}
+        ways = counted_ways(prepared, args.threads) if args.macs else timed_ways(prepared, args.threads)
+        tried = {title: way for title, way in ways.items() if any(part in title for part in args.ways.split(","))}
+        dense = sum(layer.macs for layer in prepared.layers)
         for asked in map(float, args.speedups.split(",")):
-            for title, plan in tried.items():
-                found = plan(asked)
-                chains = fitter.fit(found.plan, Silent())
-                model = written(network.model, network.layers, chains) if chains else prepared.original
-                change = compare_outputs(prepared.original, model, test, lambda amount: None)
-                speedup = found.speedup
-                if not args.macs:
-                    speedup = ratio(*measure([network.original, model], network.feeds, network.target, seconds=10.0))
+            for title, way in tried.items():
+                made = way(asked)
+                change = compare_outputs(prepared.original, made.model, test, lambda amount: None)
+                timed = ratio_of(*take_turns([prepared.original, made.model], network.feeds, network.target, 20.0))
+                fewer = dense / sum(candidate.macs for candidate in made.plan.values())
                 rows.append(
                     {
                         "asked": asked,
                         "selection": title,
-                        "reached": found.reached,
-                        "speedup": speedup,
+                        "reached": args.macs or made.speedup >= asked,
+                        "speedup": fewer if args.macs else timed.ratio,
+                        "low": timed.low,
+                        "high": timed.high,
+                        "macs": fewer,
                         "divergence": change.divergence,
                         "error": change.relative_error,
                         "other_class": None if change.top1_agreement is None else 100 * (1 - change.top1_agreement),
                         "drop": change.drop,
                     }
                 )
-                print(f"{asked:g}x, {title}: {speedup:.2f}x, {change}", flush=True)
+                print(f"{asked:g}x, {title}: {timed}, {fewer:.2f}x fewer MACs, {change}", flush=True)
                 if args.json:
                     Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
                 if args.plot:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxlowrank.cost import duel
-from onnxlowrank.cost.duel import ratio_of, take_turns
+from onnxlowrank.cost.duel import measure_afresh, ratio_of, take_turns
 from onnxlowrank.cost.latency import Latency
 from onnxlowrank.runtime import Target
 
@@ -56,3 +56,13 @@ def test_networks_take_turns_and_each_has_its_own_times(monkeypatch):
     assert [len(mine) for mine in times] == [duel.SESSIONS] * 3
     assert {tuple(order) for order in orders} == {(1, 2, 3), (2, 3, 1), (3, 1, 2)}
     assert sum(done) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("seconds", "sessions"), [(0.0, 1), (2.5, 3), (100.0, duel.SESSIONS)])
+def test_sessions_are_opened_as_long_as_time_is_left(monkeypatch, seconds, sessions):
+    """One network, whose sessions take a second each."""
+    clock = iter(range(100))
+    monkeypatch.setattr(duel.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(duel, "measure", lambda models, feeds, target, seconds: [Latency((7.0, 8.0))])
+    (found,) = measure_afresh(["network"], {}, Target(), seconds)
+    assert found.milliseconds == (7.0, 8.0) * sessions

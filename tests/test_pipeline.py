@@ -28,7 +28,7 @@ def small_and_fast(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(23))
     monkeypatch.setattr(pipeline, "channel_block", lambda provider: 4)
     monkeypatch.setattr(pipeline, "ChainTimer", CountingTimer)
-    monkeypatch.setattr(reach, "measure", lambda models, feeds, where, seconds: [Latency((1.0,) * 7)] * 2)
+    monkeypatch.setattr(reach, "measure_afresh", lambda models, feeds, where, seconds: [Latency((1.0,) * 7)] * 2)
 
 
 class CountingTimer:
@@ -476,8 +476,8 @@ def clock(models, feeds, where, seconds):
 @pytest.fixture
 def counted(monkeypatch):
     """Let the stopwatch count, and say nothing of single layers."""
-    monkeypatch.setattr(reach, "measure", clock)
-    monkeypatch.setattr(search, "measure", clock)
+    monkeypatch.setattr(reach, "measure_afresh", clock)
+    monkeypatch.setattr(search, "measure_afresh", clock)
     monkeypatch.setattr(search.Network, "layer_times", lambda self, *models: [{} for _ in models])
 
 
@@ -502,7 +502,7 @@ def test_a_network_slower_than_its_outline_is_planned_anew(monkeypatch):
         called.append(1)
         return [before, Latency(tuple(1.25 * time for time in after.milliseconds))]
 
-    monkeypatch.setattr(reach, "measure", disappointing)
+    monkeypatch.setattr(reach, "measure_afresh", disappointing)
     result = optimize(vgg(), speedup=1.5, calibration=smooth(16))
     assert len(called) == 2
     assert result.reached
@@ -518,7 +518,7 @@ def test_more_than_was_asked_for_is_said(monkeypatch, factor):
         before, after = clock(*arguments, **options)
         return [before, Latency(tuple(factor * time for time in after.milliseconds))]
 
-    monkeypatch.setattr(reach, "measure", fast)
+    monkeypatch.setattr(reach, "measure_afresh", fast)
     result = optimize(vgg(), speedup=1.5, calibration=smooth(16))
     assert any("is more than was asked for" in note for note in result.notes) == (factor < 1)
 
@@ -601,7 +601,7 @@ def test_one_goal(options, says):
 def test_the_stopwatch(monkeypatch):
     """Nothing replaced: real times of a real network, few of them."""
     monkeypatch.undo()
-    monkeypatch.setattr(reach, "measure", _short(reach.measure))
+    monkeypatch.setattr(reach, "measure_afresh", _short(reach.measure_afresh))
     result = optimize(residual_block(), speedup=1.1, target="macs", calibration=normal(RNG, 8, 4, 8, 8))
     assert result.before.latency.median > 0
     assert result.latency_speedup > 0

@@ -108,7 +108,7 @@ def run_search(candidates, speedup, overhead=0.0, stairs=0, select=select_by_ene
     clock = Clock(candidates, overhead, stairs)
     prices = Prices(candidates)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "measure", clock.measure)
+        patch.setattr(search, "measure_afresh", clock.measure)
         found = search.search_plan(Network(prices, slow), prices, select, speedup, Silent())
     if not slow:
         assert len(clock.measured) <= search.ROUNDS
@@ -201,7 +201,7 @@ def test_progress_is_told():
     candidates = offers(np.random.default_rng(1), 3, 16)
     clock, prices = Clock(candidates, 0.1, 0), Prices(candidates)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "measure", clock.measure)
+        patch.setattr(search, "measure_afresh", clock.measure)
         search.search_plan(Network(prices), prices, select_by_energy, 2.0, Counting())
     assert 0 < sum(done) <= search.ROUNDS
 
@@ -241,7 +241,7 @@ def test_a_chain_has_to_be_faster_by_more_than_noise(monkeypatch, share, kept):
     clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
     network = Network(prices)
     network.layer_times = lambda *models: [prices.dense, {"conv1": share * prices.dense["conv1"]}]
-    monkeypatch.setattr(search, "measure", clock.measure)
+    monkeypatch.setattr(search, "measure_afresh", clock.measure)
     found = search.search_plan(network, prices, select_by_energy, 1.3, Silent())
     assert (found.plan["conv1"].method == KEEP) == kept
 
@@ -250,7 +250,7 @@ def test_a_layer_whose_chain_is_slower_in_the_end_is_kept(monkeypatch):
     candidates = offers(np.random.default_rng(2), 4, 12)
     clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
     monkeypatch.setattr(search, "CORRECTIONS", 0)
-    monkeypatch.setattr(search, "measure", clock.measure)
+    monkeypatch.setattr(search, "measure_afresh", clock.measure)
     found = search.search_plan(Network(prices, ["conv1"]), prices, select_by_energy, 1.3, Silent())
     assert found.plan["conv1"].method == KEEP
     assert {one.method for name, one in found.plan.items() if name != "conv1"} != {KEEP}

@@ -8,6 +8,7 @@ second: a hierarchical bootstrap (Davison & Hinkley 1997, Sec. 3.8).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
 from onnxlowrank.calibrate.specs import Feeds
-from onnxlowrank.cost.latency import measure
+from onnxlowrank.cost.latency import Latency, measure
 from onnxlowrank.runtime import Target
 
 SESSIONS = 8
@@ -42,6 +43,7 @@ def take_turns(
     target: Target,
     seconds: float,
     advance: Callable[[float], None] = lambda share: None,
+    fewest: int = SESSIONS,
 ) -> list[list[_Times]]:
     """Time networks in turns, each in several sessions.
 
@@ -51,19 +53,32 @@ def take_turns(
         target: Provider and threads.
         seconds: About how long to measure.
         advance: Called with the share of the work just done.
+        fewest: How many sessions there have to be; up to ``SESSIONS`` are opened as long as time is left.
 
     Returns:
         For each network the milliseconds of its rounds, session by session.
     """
     times: list[list[_Times]] = [[] for _ in models]
     order = list(range(len(models)))
-    for _ in range(SESSIONS):
+    start = time.perf_counter()
+    for count in range(SESSIONS):
+        if count >= fewest and time.perf_counter() - start >= seconds:
+            break
         taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
         for index, latency in zip(order, taken, strict=True):
             times[index].append(np.array(latency.milliseconds))
         order.append(order.pop(0))  # none always runs behind the same other
         advance(1 / SESSIONS)
     return times
+
+
+def measure_afresh(models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float) -> list[Latency]:
+    """Time networks in turns, in as many sessions as there is time for: the arguments are those of :func:`take_turns`.
+
+    Between two sessions the ratio of two networks of a few milliseconds differs by several per cent.
+    """
+    times = take_turns(models, feeds, target, seconds, fewest=1)
+    return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
 
 
 def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:

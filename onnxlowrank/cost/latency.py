@@ -39,17 +39,17 @@ def measure(
     models: Sequence[onnx.ModelProto],
     feeds: Feeds,
     target: Target,
-    seconds: float = 12.0,
-    progress: Callable[[float], None] = lambda share: None,
+    seconds: float,
 ) -> list[Latency]:
     """Time models on one input in interleaved rounds A B A B, so that what disturbs the machine disturbs all alike.
+
+    Each has one session: where its buffers come to lie in memory is left to chance.
 
     Args:
         models: The networks; all take ``feeds``.
         feeds: One input.
         target: Provider and threads.
         seconds: About how long to measure; at least 7 and at most 200 rounds are run.
-        progress: Called with the share of the time that has passed.
 
     Returns:
         One :class:`Latency` a model.
@@ -66,7 +66,6 @@ def measure(
     while len(times[0]) < 7 or (len(times[0]) < 200 and time.perf_counter() - start < seconds):
         for run, count, collected in zip(runs, repeats, times, strict=True):
             collected.append(1e3 * _timed(run, count) / count)
-        progress(min(1.0, (time.perf_counter() - start) / seconds))
     return [Latency(tuple(collected)) for collected in times]
 
 
