@@ -28,12 +28,12 @@ from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import Layer
+from onnxlowrank.network import Network
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Silent
 from onnxlowrank.runtime import Target
-from onnxlowrank.search import Network
 from onnxlowrank.select.offer import Energies, Losses
 from onnxlowrank.sensitivity import Sensitivities, hold_out
 
@@ -97,10 +97,8 @@ class Prepared:
         losses: Losses | None = None,
     ) -> Prices:
         """Return the prices of the candidates, or of some of them; energies are their losses where none are given."""
-        network = self.network(threads)
         offered = self.candidates if candidates is None else candidates
-        felt = losses or Energies()
-        return Prices(self.layers, network.suited, offered, felt, self.timer(threads), *network.dense_times)
+        return Prices(self.network(threads), offered, losses or Energies(), self.timer(threads))
 
     def sensitivities(self) -> Sensitivities:
         """Return measured losses, the default of the tool."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
     sessions = [open_session(model, all_threads()) for model in (before, after)]
     names = [value.name for value in sessions[0].get_outputs()]
     sums: dict[str, _Sums] = {}
-    scores: tuple[list[_Array], list[_Array]] = ([], [])
+    firsts: list[tuple[object, object]] = []
     for feeds in inputs:
         with running(feeds):
             a, b = (session.run(names, feeds) for session in sessions)
@@ -96,9 +96,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
             if not np.isfinite(other[np.isfinite(one)]).all():
                 raise ModelError(f"output {name} of the optimised model is not finite on {inputs.description}")
             sums.setdefault(name, _Sums()).add(one, other)
-        if is_classifier(a[0]):
-            scores[0].append(a[0])
-            scores[1].append(b[0])
+        firsts.append((a[0], b[0]) if _is_scores(a[0]) else (None, None))  # others may be large
         advance(1)
     everything = _Sums.of(sums.values())
     found = Agreement(
@@ -108,9 +106,9 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
         everything.relative_error,
         outputs=tuple(OutputDifference(name, one.largest, one.relative_error) for name, one in sums.items()),
     )
-    if len({rows.shape[1] for rows in scores[0]}) != 1:  # none, or a width that changes: no classes
+    one, other = (class_scores([pair[side] for pair in firsts]) for side in (0, 1))
+    if one is None or other is None:
         return found
-    one, other = (np.concatenate(part) for part in scores)
     labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
     return replace(found, divergence=divergence(one, other), **_classes(one, other, labels))
 
@@ -158,7 +156,15 @@ def _among_top(scores: _Array, classes: NDArray[np.integer]) -> float:
     return float((top == classes[:, None]).any(axis=1).mean())
 
 
-def is_classifier(output: object) -> bool:
+def class_scores(firsts: Sequence[object]) -> _Array | None:
+    """Return the scores ``[N, classes]`` in the first outputs of a classifier, or None of any other network's."""
+    scores = [one for one in firsts if isinstance(one, np.ndarray) and _is_scores(one)]
+    if len(scores) < len(firsts) or len({one.shape[1] for one in scores}) != 1:
+        return None
+    return np.concatenate(scores)
+
+
+def _is_scores(output: object) -> bool:
     """Return whether an output is a row of scores of two or more classes for every sample."""
     return isinstance(output, np.ndarray) and output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 

@@ -32,6 +32,7 @@ from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.network import Network
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate
@@ -50,7 +51,6 @@ from onnxlowrank.reach import (
 )
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
 from onnxlowrank.runtime import Target, all_threads, open_session
-from onnxlowrank.search import Network
 from onnxlowrank.select.energy import select_by_energy, select_uniformly
 from onnxlowrank.select.knapsack import select_exactly
 from onnxlowrank.select.offer import Energies, Losses, Select
@@ -265,7 +265,7 @@ def _reach(goal: Goal, bench: Workbench, timer: ChainTimer, unseen: Inputs) -> M
     if goal.kind == MAX_SIZE:
         return reach_size(bench, goal.value)
     network = bench.network
-    prices = Prices(network.layers, network.suited, bench.candidates, bench.losses, timer, *network.dense_times)
+    prices = Prices(network, bench.candidates, bench.losses, timer)
     if goal.kind == LATENCY:
         return reach_latency(bench, prices, goal.value)
     if goal.kind == MAX_DROP:
@@ -321,8 +321,8 @@ def _warnings(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreemen
         )
     if timer.noisy:
         warnings.append(
-            f"{timer.noisy} of {timer.timed} chains were timed to no better than 2 %, for other work on the machine; "
-            "on an idle one, 'onnxlowrank cache --clear' and a new run give a better plan"
+            f"{timer.noisy} of {timer.timed} chains could be timed to no better than 2 %; if other work shared the "
+            "machine, 'onnxlowrank cache --clear' and a new run on an idle one give a better plan"
         )
     if error > 0.3 if top1 is None else top1 < 0.9:
         warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.choose import Suited
 from onnxlowrank.cost.chains import ChainTimer, fastest_forms
 from onnxlowrank.layer import Layer
+from onnxlowrank.network import Network
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
 from onnxlowrank.select.offer import Losses, Offer, Plan
 
@@ -45,34 +45,29 @@ class Prices:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
-        suited: Suited,
+        network: Network,
         candidates: Mapping[str, Sequence[Candidate]],
         losses: Losses,
         timer: ChainTimer,
-        inside: Mapping[str, float],
-        whole: float,
     ) -> None:
-        """Time the dense layers.
+        """Time the network as it is, and each of its layers alone.
 
         Args:
-            layers: The network's layers.
-            suited: Their passes.
+            network: Whose layers are priced.
             candidates: What they offer.
             losses: What candidates take from the network.
-            timer: Times chains on the target.
-            inside: Milliseconds of layers as they are in the network; for those not known, what they take alone.
-            whole: Milliseconds of the network as it is.
+            timer: Times chains on the network's target.
         """
-        self._timer, self._suited = timer, suited
-        self._layers = {layer.name: layer for layer in layers}
-        self._kinds = {layer.name: _kind(layer) for layer in layers}
+        inside, whole = network.dense_times  # layers not told apart there cost what they take alone
+        self._timer, self._suited = timer, network.suited
+        self._layers = {layer.name: layer for layer in network.layers}
+        self._kinds = {layer.name: _kind(layer) for layer in network.layers}
         self._losses = losses
         self._shelves = {name: _Shelf(offered, losses) for name, offered in candidates.items()}
         self._chains = 1.0
         self._corrections: dict[tuple[str, str], float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
-        alone = {layer.name: _Timed(layer.macs, timer.milliseconds(layer, None).ms) for layer in layers}
+        alone = {layer.name: _Timed(layer.macs, timer.milliseconds(layer, None).ms) for layer in network.layers}
         for name, timed in alone.items():
             self._timed[self._kinds[name], KEEP][()] = timed
         self.dense = {name: inside.get(name) or timed.ms for name, timed in alone.items()}

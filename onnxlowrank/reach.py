@@ -18,10 +18,11 @@ from onnxlowrank.evaluate import compare_outputs
 from onnxlowrank.fit import Fitter
 from onnxlowrank.goal import DEFAULT_SPEEDUP
 from onnxlowrank.layer import Layer
+from onnxlowrank.network import Network, written
 from onnxlowrank.passes.base import Candidate, keep
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Progress
-from onnxlowrank.search import Network, search_plan, written
+from onnxlowrank.search import search_plan
 from onnxlowrank.select.offer import Losses, Plan, Select, offers_of
 
 _LOG = logging.getLogger(__name__)

@@ -8,26 +8,15 @@ the same share of the time in the next plan.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-import onnx
-
-from onnxlowrank.calibrate.specs import Feeds
-from onnxlowrank.chain import Chain
-from onnxlowrank.choose import Suited
 from onnxlowrank.cost.duel import measure_afresh
-from onnxlowrank.cost.latency import measure, ratio
-from onnxlowrank.cost.profile import profile, profile_in_turns, time_per_layer
-from onnxlowrank.fit import Forms
-from onnxlowrank.graph.permute import fold_gathers
-from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.layer import Layer
+from onnxlowrank.cost.latency import ratio
+from onnxlowrank.network import Network
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.prices import Prices
 from onnxlowrank.progress import Advance, Progress
-from onnxlowrank.runtime import Target
 from onnxlowrank.select.offer import Offer, Plan, Select
 
 _LOG = logging.getLogger(__name__)
@@ -45,57 +34,6 @@ SLACK = 1.03
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A network to be planned.
-
-    Attributes:
-        original: As it was given: what is compared with.
-        model: Normalised: what is rewritten.
-        layers: Its layers.
-        suited: The passes of every layer.
-        forms: Chooses how chains are written.
-        feeds: One input, for timing.
-        target: Where it is timed.
-    """
-
-    original: onnx.ModelProto
-    model: onnx.ModelProto
-    layers: Sequence[Layer]
-    suited: Suited
-    forms: Forms
-    feeds: Feeds
-    target: Target
-
-    def outline(self, plan: Plan) -> onnx.ModelProto:
-        """Return the network of a plan, with constants for weights."""
-        chains = {}
-        for layer in self.layers:
-            candidate = plan[layer.name]
-            if candidate.method != KEEP:
-                outline = self.suited[layer.name][candidate.method].outline(layer, candidate.setting)
-                chains[layer.name] = outline.lowered(self.forms(layer, outline))
-        return written(self.model, self.layers, chains)
-
-    @cached_property
-    def dense_times(self) -> tuple[dict[str, float], float]:
-        """The milliseconds of the layers as they are, where they can be told, and of the whole network."""
-        if self.target.kind != "cpu":
-            (latency,) = measure([self.model], self.feeds, self.target, seconds=2.0)
-            return {}, latency.median
-        inside, rest = time_per_layer(profile(self.model, self.feeds, self.target), self.layers)
-        return inside, rest + sum(inside.values())
-
-    def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
-        """Return for every model, run in turns, the milliseconds of the layers, dense or rewritten.
-
-        There are none on CUDA, where onnxruntime's profiler sees nothing but their launch.
-        """
-        if self.target.kind != "cpu":
-            return [{} for _ in models]
-        return [time_per_layer(times, self.layers)[0] for times in profile_in_turns(models, self.feeds, self.target)]
-
-
-@dataclass(frozen=True, eq=False)
 class Found:
     """A plan and the speed-up of its outline.
 
@@ -110,11 +48,6 @@ class Found:
     speedup: float
     predicted: float
     reached: bool
-
-
-def written(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
-    """Return the network with chains in place of layers, permutations of maps folded into what follows."""
-    return fold_gathers(rewrite(model, layers, chains))
 
 
 def search_plan(network: Network, prices: Prices, select: Select, speedup: float, progress: Progress) -> Found:

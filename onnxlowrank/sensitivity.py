@@ -35,7 +35,7 @@ from onnxlowrank.chain import Chain
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.spectrum import Float64Array, as_checked
 from onnxlowrank.drafts import Drafts
-from onnxlowrank.evaluate import confidence, divergence, is_classifier
+from onnxlowrank.evaluate import class_scores, confidence, divergence
 from onnxlowrank.fit import Calibration
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.graph.rewrite import rewrite
@@ -286,17 +286,9 @@ def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
     return outputs
 
 
-def _scores(outputs: Sequence[Outputs]) -> NDArray[np.floating] | None:
-    """Return the scores ``[N, classes]`` of a classifier, or None of any other network."""
-    first = [one[0] for one in outputs]
-    if all(map(is_classifier, first)) and len({one.shape[1] for one in first}) == 1:
-        return np.concatenate(first)
-    return None
-
-
 def _temperature(outputs: Sequence[Outputs]) -> float:
     """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
-    scores = _scores(outputs)
+    scores = class_scores([one[0] for one in outputs])
     if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
         return 1.0
     return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
@@ -304,7 +296,7 @@ def _temperature(outputs: Sequence[Outputs]) -> float:
 
 def _change(before: Sequence[Outputs], after: Sequence[Outputs], temperature: float) -> float:
     """Return the divergence of the classes, or the squared relative error of all outputs that are real numbers."""
-    one, other = _scores(before), _scores(after)
+    one, other = (class_scores([output[0] for output in outputs]) for outputs in (before, after))
     if one is not None and other is not None:
         return temperature**2 * divergence(one, other, temperature)
     difference = norm = 0.0

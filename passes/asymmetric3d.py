@@ -24,10 +24,11 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 from onnxlowrank.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, hollow
-from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_energy, vertical_step
+from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
 
 
 class Asymmetric3D(Spatial):
@@ -41,7 +42,7 @@ class Asymmetric3D(Spatial):
 
         The paper fixes both by letting each contribute the square root of the speed-up; here the selection decides.
         """
-        spatial = vertical_energy(layer, statistics, block)
+        spatial = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
         channel = cumulative_energy(statistics.moments[RESPONSE].covariance)
         for vertical in aligned_ranks(len(spatial) - 1, block):
             for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):

@@ -20,17 +20,14 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
-from onnxlowrank.decompose.spectrum import Float64Array, as_checked
 from onnxlowrank.layer import FloatArray, Layer
 from onnxlowrank.passes.base import (
-    CHECKED_AT,
     Candidate,
     Draft,
     Features,
     Pass,
     Setting,
     Statistics,
-    aligned_ranks,
     draft_of,
     hollow,
 )
@@ -42,6 +39,7 @@ class Spatial(Pass):
     """Two one-dimensional convolutions in place of a two-dimensional one."""
 
     name = "spatial"
+    careful = True
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
 
     def refusal(self, layer: Layer) -> str | None:
@@ -57,8 +55,9 @@ class Spatial(Pass):
         return {COLUMNS: Features(layer.input, (), Window((layer.kernel[0], 1), layer.geometry.only(0)))}
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
-        """Yield every aligned ``K``."""
-        yield from self.by_rank(layer, vertical_energy(layer, statistics, block), block)
+        """Yield every aligned ``K``; horizontal neighbours are taken as independent."""
+        energy = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
+        yield from self.by_rank(layer, energy, block)
 
     def limits(self, layer: Layer) -> Setting:
         """Return the rank of the folded kernel."""
@@ -78,22 +77,6 @@ class Spatial(Pass):
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the two factors by the SVD under the covariance of the vertical patches."""
         return draft_of(layer, separated(layer, setting[0], statistics))
-
-
-def vertical_energy(layer: Layer, statistics: Statistics, block: int) -> Float64Array:
-    """Return ``[rank + 1]`` shares of the response's variance that so many vertical filters keep.
-
-    Horizontal neighbours are taken as independent; where the layer's metric is known, the truth about two ranks, of
-    those in multiples of ``block``, tells how far that is off.
-    """
-    energy = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
-    ranks = np.array(aligned_ranks(len(energy) - 1, block))
-    checked = {}
-    for rank in {int(ranks[np.abs(energy[ranks] - one).argmin()]) for one in CHECKED_AT if len(ranks)}:
-        lost = statistics.lost(layer, separated(layer, rank, statistics))
-        if lost is not None:
-            checked[float(1 - energy[rank])] = lost
-    return 1 - as_checked(1 - energy, checked)
 
 
 def separated(layer: Layer, rank: int, statistics: Statistics) -> Chain:

@@ -1,6 +1,5 @@
 """Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
 
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,14 +15,13 @@ from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.choose import offer
-from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, NO_METRIC, RESPONSE, Candidate, keep
-from onnxlowrank.passes.spatial import COLUMNS, separated, vertical_energy
+from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
+from onnxlowrank.passes.spatial import separated
 from onnxlowrank.progress import Silent
 
 
@@ -101,14 +99,15 @@ def test_what_stays_is_not_fitted_again(calibrated):
     assert work == [3, 2, 2, 0, 0]
 
 
-def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
-    """cp promises the energy of separate terms; its terms are fitted jointly, and keep more."""
+@pytest.mark.parametrize("name", ["cp", "spatial"])
+def test_energies_of_careful_passes_are_what_drafts_keep(calibrated, name):
+    """cp promises the energy of separate terms, but fits them jointly; spatial takes neighbours as independent."""
     calibration, statistics = calibrated
     layer = calibration.layers[1]
     offered = offer(layer, Drafts(calibration.suited, statistics), {}, 4)
-    method, data = calibration.suited["b"]["cp"], statistics["b"].data
+    method, data = calibration.suited["b"][name], statistics["b"].data
     promised = {one.setting: one.energy for one in method.candidates(layer, statistics["b"], 4)}
-    told = [one for one in offered if one.method == "cp"]
+    told = [one for one in offered if one.method == name]
     assert told
     before, after = [], []
     for one in told:
@@ -118,22 +117,6 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated):
         after.append(abs(one.energy - kept))
     assert np.mean(after) < 0.5 * np.mean(before)
     assert max(after) < 0.15
-
-
-def test_energies_of_vertical_filters_are_checked(calibrated):
-    """Neighbours are far from independent behind a convolution; two ranks are known in truth."""
-    calibration, statistics = calibrated
-    layer, known = calibration.layers[1], statistics["b"]
-    predicted = spatial_energy(layer.weight, known.moments[COLUMNS].covariance)
-    energy, off = vertical_energy(layer, known, 4), []
-    for rank in range(4, len(energy) - 1, 4):
-        kept = 1 - known.lost(layer, separated(layer, rank, known))
-        off.append((abs(energy[rank] - kept), abs(predicted[rank] - kept)))
-    after, before = np.transpose(off)
-    assert np.sort(after)[1] < 1e-9
-    assert after.mean() < 0.5 * before.mean()
-    without = replace(known, data=NO_METRIC)
-    np.testing.assert_allclose(vertical_energy(layer, without, 4), predicted, rtol=1e-12)
 
 
 def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):

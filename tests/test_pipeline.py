@@ -11,7 +11,7 @@ import pytest
 from graph_models import describe, error, normal, parse, residual_block, run, without_body
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxlowrank import ModelError, OptionError, optimize, pipeline, reach, search
+from onnxlowrank import ModelError, OptionError, network, optimize, pipeline, reach, search
 from onnxlowrank.calibrate.inputs import input_specs, open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.choose import ByHand
@@ -353,7 +353,7 @@ def test_permutations_fold_into_what_follows(monkeypatch):
     ranks = {"n_b": ByHand((2, 2, 4, 4), method="bicluster_svd"), "n_c": ByHand((4,), method="monochromatic")}
     options = {"speedup": 1.1, "target": "macs", "calibration": x, "ranks": ranks}
     folded = optimize(model, **options)
-    monkeypatch.setattr(search, "fold_gathers", lambda unfolded: unfolded)
+    monkeypatch.setattr(network, "fold_gathers", lambda unfolded: unfolded)
     plain = optimize(model, **options)
 
     def gathers(result):
@@ -478,7 +478,7 @@ def counted(monkeypatch):
     """Let the stopwatch count, and say nothing of single layers."""
     monkeypatch.setattr(reach, "measure_afresh", clock)
     monkeypatch.setattr(search, "measure_afresh", clock)
-    monkeypatch.setattr(search.Network, "layer_times", lambda self, *models: [{} for _ in models])
+    monkeypatch.setattr(network.Network, "layer_times", lambda self, *models: [{} for _ in models])
 
 
 @pytest.mark.usefixtures("counted")

@@ -1,6 +1,7 @@
 """Prices with a timer that is a function of the chain in place of the stopwatch."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,10 @@ def layer(name, maps=32):
     return Layer(name, "Conv", weight, None, FLAT, "x", "y", (name,), "y", input_shape=shape, output_shape=shape)
 
 
+def network(layers, suited, inside, whole):
+    return SimpleNamespace(layers=layers, suited=suited, dense_times=(inside, whole))
+
+
 def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial")):
     passes = {one.name: one for one in load_passes(list(methods))}
     candidates = {
@@ -52,7 +57,7 @@ def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial"))
     inside = {one.name: 2 * one.macs / 1e6 for one in layers} if inside is None else inside
     whole = 1.25 * sum(inside.values()) if whole is None else whole
     suited = {one.name: passes for one in layers}
-    return Prices(layers, suited, candidates, Energies(), timer, inside, whole), candidates
+    return Prices(network(layers, suited, inside, whole), candidates, Energies(), timer), candidates
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +172,7 @@ def test_candidates_by_hand_without_keep():
     (method,) = load_passes(["channel"])
     by_hand: list[Candidate] = [method.candidate(one, (8,), 1.0)]
     inside = {"a": 1.0}
-    prices = Prices([one], {"a": {"channel": method}}, {"a": by_hand}, Energies(), Timer(), inside, 1.0)
+    prices = Prices(network([one], {"a": {"channel": method}}, inside, 1.0), {"a": by_hand}, Energies(), Timer())
     plan, _ = settle(prices, 0.1)
     assert plan == {"a": by_hand[0]}
 
@@ -187,7 +192,7 @@ def test_losses_are_refined_when_all_has_been_timed():
     one = layer("a")
     (method,) = load_passes(["channel"])
     candidates = {"a": [keep(one), method.candidate(one, (8,), 0.9)]}
-    prices = Prices([one], {"a": {"channel": method}}, candidates, Refining(), Timer(), {"a": 1.0}, 1.0)
+    prices = Prices(network([one], {"a": {"channel": method}}, {"a": 1.0}, 1.0), candidates, Refining(), Timer())
     plan = {"a": candidates["a"][1]}
 
     def loss():

@@ -101,7 +101,7 @@ def _layers(result: Result) -> Table:
         for layer in result.layers
     ]
     times = ("ms", "after") if timed else ()
-    return Table("Layers", ("layer", "became", "MMACs", "after", *times, "energy"), rows, frozenset({0, 1}))
+    return Table("Layers", ("layer", "became", "MMACs", "after", *times, "energy kept"), rows, frozenset({0, 1}))
 
 
 def _whole(result: Result) -> Table:
