@@ -294,3 +294,18 @@ def test_progress_ends_at_its_total():
         ((name, offered),) = network.offered.items()
         assert sensitivities.refine({name: finest(offered)})
         assert progress.left == 0
+
+
+def test_layers_are_drawn_towards_the_usual_one():
+    """Three quarters of the logarithm of what they were found to differ by are left."""
+    body = """g (float[N, 16] x) => (float[N, 1, 16] z) {
+        a = MatMul (x, u) b = MatMul (x, v) c = Mul (b, tenth) s = Add (a, c)
+        one = Constant <value_ints = [1]> () z = Unsqueeze (s, one) }"""
+    with prepared(parse(body, u=matrix(), v=matrix(), tenth=np.float32(0.1))) as network:
+        sensitivities = network.measured()
+        large, small = (law.loss(0.1) for law in sensitivities.laws.values())
+        of_large, of_small = (
+            sensitivities.of(Candidate(name, "other", (1,), 1, 1, energy=0.9)) for name in sensitivities.laws
+        )
+        assert of_large / of_small == pytest.approx((large / small) ** 0.75)
+        assert of_large * of_small == pytest.approx(large * small, rel=0.2)
