@@ -98,7 +98,7 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
             continue
         tried.add(key)
         both = network.original, network.outline(plan)
-        before, after = measure_afresh(both, network.feeds, network.target, seconds=4.0)
+        before, after = measure_afresh(both, network.feeds, network.target, seconds=2.0)
         measured = 1 / ratio(before, after)
         advance(1)
         _LOG.info("speed-up predicted %.3f, measured %.3f", 1 / predicted, 1 / measured)

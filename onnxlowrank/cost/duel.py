@@ -75,7 +75,7 @@ def take_turns(
 def measure_afresh(models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float) -> list[Latency]:
     """Time networks in turns, in as many sessions as there is time for: the arguments are those of :func:`take_turns`.
 
-    Between two sessions the ratio of two networks of a few milliseconds differs by several per cent.
+    One session alone would measure the luck of its memory layout as well.
     """
     times = take_turns(models, feeds, target, seconds, fewest=1)
     return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
