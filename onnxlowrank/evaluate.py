@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -158,13 +158,13 @@ def _among_top(scores: _Array, classes: NDArray[np.integer]) -> float:
 
 def class_scores(firsts: Sequence[object]) -> _Array | None:
     """Return the scores ``[N, classes]`` in the first outputs of a classifier, or None of any other network's."""
-    scores = [one for one in firsts if isinstance(one, np.ndarray) and _is_scores(one)]
+    scores = [one for one in firsts if _is_scores(one)]
     if len(scores) < len(firsts) or len({one.shape[1] for one in scores}) != 1:
         return None
     return np.concatenate(scores)
 
 
-def _is_scores(output: object) -> bool:
+def _is_scores(output: object) -> TypeGuard[_Array]:
     """Return whether an output is a row of scores of two or more classes for every sample."""
     return isinstance(output, np.ndarray) and output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
 

@@ -16,9 +16,8 @@ are measured to begin with, one that loses little and one that loses more, and t
 chooses far from everything that was measured (:meth:`Sensitivities.refine`). Drafts also tell what settings lose in
 truth, where passes promise too much.
 
-Few inputs, and drafts that later layers do not make up for, let layers seem to differ more than they do, and selection
-falls for those that were underestimated. So harm is drawn towards that of the usual layer, as estimates with errors
-are in empirical Bayes methods (Efron & Morris 1973).
+Few inputs, and drafts in place of fits, are sources of error, and selection prefers what was underestimated. So harm is
+drawn towards that of the usual layer, as estimates with errors are in empirical Bayes methods (Efron & Morris 1973).
 """
 
 from __future__ import annotations
@@ -165,7 +164,10 @@ class Sensitivities:
             self._usual = float(np.exp(np.mean([law.harm.mean() for law in self.laws.values()])))
 
     def of(self, candidate: Candidate) -> float:
-        """Return how much the outputs are predicted to change by a candidate; 0 where its layer has no choice."""
+        """Return how much a candidate is predicted to change the outputs, 0 where its layer has no choice.
+
+        That is between what its layer's law says, and what the usual layer would lose at the first measurements.
+        """
         law = self.laws.get(candidate.layer)
         if candidate.method == KEEP or law is None:
             return 0.0

@@ -76,13 +76,8 @@ class Spatial(Pass):
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the two factors by the SVD under the covariance of the vertical patches."""
-        return draft_of(layer, separated(layer, setting[0], statistics))
-
-
-def separated(layer: Layer, rank: int, statistics: Statistics) -> Chain:
-    """Return the ``rank`` vertical and horizontal filters that the statistics say are best."""
-    vertical, horizontal = spatial_factors(layer.weight, rank, statistics.moments[COLUMNS].covariance)
-    return Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias)
+        vertical, horizontal = spatial_factors(layer.weight, setting[0], statistics.moments[COLUMNS].covariance)
+        return draft_of(layer, Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias))
 
 
 def vertical_step(layer: Layer, weight: FloatArray) -> Step:

@@ -21,7 +21,6 @@ from onnxlowrank.fit import Calibration, Fitter, collect_statistics
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
-from onnxlowrank.passes.spatial import separated
 from onnxlowrank.progress import Silent
 
 
@@ -124,7 +123,7 @@ def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):
     layer, known = calibration.layers[1], statistics["b"]
     (method,) = load_passes(["asymmetric3d"])
     _, axes = principal_axes(known.moments[RESPONSE].covariance, 5)
-    spatial = separated(layer, 8, known).dense_kernel()
+    spatial = calibration.suited["b"]["spatial"].draft(layer, (8,), known).chain.dense_kernel()
     draft = method.draft(layer, (8, 5), known)
     np.testing.assert_allclose(draft.chain.dense_kernel(), np.tensordot(axes @ axes.T, spatial, 1), atol=1e-6)
     assert [step.weight.shape[0] for step in draft.chain.steps] == [8, 5, 12]
