@@ -2,8 +2,8 @@
 
     python benchmarks/speedups.py models/vgg_cifar10.onnx models/cifar10_calibration.npz
 
-Every plan is measured anew after the search has accepted it. MACs are those of the layers, so the last column says how
-much of the theoretical speed-up turned into time.
+Every plan is measured anew, in several sessions, after the search has accepted it; in brackets is the 95 % interval.
+MACs are those of the layers, so the last column but one says how much of the theoretical speed-up turned into time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.cost.duel import ratio_of, take_turns
 from onnxlowrank.progress import Silent
 from onnxlowrank.search import search_plan
 from onnxlowrank.select.knapsack import select_exactly
@@ -40,16 +40,16 @@ def main() -> None:
                 found = search_plan(network, prices, select_exactly, asked, Silent())
                 seconds = time.perf_counter() - start
                 pair = [network.original, network.outline(found.plan)]
-                got = ratio(*measure(pair, network.feeds, network.target, seconds=6.0))
-                verdict = "not reachable" if not found.reached else f"{100 * (got / asked - 1):+.1f} %"
+                got = ratio_of(*take_turns(pair, network.feeds, network.target, 10.0))
+                verdict = "not reachable" if not found.reached else f"{100 * (got.ratio / asked - 1):+.1f} %"
                 macs = total / sum(candidate.macs for candidate in found.plan.values())
                 row = (
                     f"{asked:g}x",
                     f"{found.predicted:.2f}x",
-                    f"{got:.2f}x",
+                    f"{got.ratio:.2f}x ({got.low:.2f} .. {got.high:.2f})",
                     verdict,
                     f"{macs:.2f}x",
-                    f"{got / macs:.2f}",
+                    f"{got.ratio / macs:.2f}",
                 )
                 table.add_row(str(threads), *row, f"{seconds:.0f}")
                 print(threads, *row, f"{seconds:.0f}", flush=True)

@@ -20,7 +20,6 @@ from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.choose import offer_all, suit
 from onnxlowrank.comparison import open_or_make
 from onnxlowrank.cost.block import channel_block
-from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import ModelError
 from onnxlowrank.finite import finite
@@ -31,10 +30,11 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.layer import Layer
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, Pass, Statistics
+from onnxlowrank.passes.base import KEEP, Candidate, Pass, Statistics
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.select.knapsack import select_exactly
 from onnxlowrank.select.offer import Energies, Offer, lost_energy, offers_of, pareto
+from onnxlowrank.sensitivity import hold_out
 
 SCHEMA = 1
 _INPUTS = 128
@@ -70,7 +70,7 @@ class LayerAnalysis:
         shape: Of its weight.
         macs: Multiply-accumulates for one sample.
         spectrum: Share of the response's variance along its first ``k`` principal axes, for ``k = 0 .. F`` (Zhang 2015,
-            Fig. 2); empty where no pass suits.
+            Fig. 2), on inputs that the axes are not of; empty where no pass suits.
         zeros: Share of zeros behind the activation (Zhang 2015, Table 1); None where that is not the last thing.
         suits: Passes that suit it.
         refusals: Why others do not.
@@ -154,7 +154,8 @@ def analyze(
     layers = with_shapes(normalised, found_layers, inputs)
     suited, _ = suit(layers, methods, (), (), conv_only=False)
     with Spool() as spool, one_blas_thread():
-        about = Calibration(normalised, layers, suited, stacked_inputs(original, inputs), spool, seed)
+        stacked = stacked_inputs(original, inputs)
+        about = Calibration(normalised, layers, suited, stacked, spool, seed, hold_out(layers, stacked))
         drafts = Drafts(suited, collect_statistics(about, progress))
         advance = progress.stage("offers", len(layers))
         candidates = offer_all(layers, drafts, {}, channel_block("cpu"), advance)
@@ -178,9 +179,7 @@ def _analysed(
     spectrum: tuple[float, ...] = ()
     zeros = None
     if statistics is not None:
-        values = principal_axes(statistics.moments[RESPONSE].covariance)[0]
-        kept = np.concatenate([[0.0], np.cumsum(np.maximum(values, 0))])
-        spectrum = tuple((kept / kept[-1] if kept[-1] > 0 else np.ones_like(kept)).tolist())
+        spectrum = tuple(statistics.response_energy.tolist())
         zeros = float((layer.activation(spool.read(layer.name)) == 0).mean())
     front = pareto([Offer(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
     points = (

@@ -90,6 +90,7 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
     if not probes:
         return {}
     moments: dict[str, dict[str, Moments]] = {name: {} for name in suited}
+    unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
     known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
@@ -100,7 +101,8 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
             if kind == _TARGET:
                 about.spool.append(layer_name, values)
             elif index in about.held_out:
-                continue
+                if kind == RESPONSE:
+                    unseen.setdefault(layer_name, Moments(values.shape[1])).add(values)
             elif kind == _PATCHES:
                 layer = known[layer_name]
                 if layer_name not in patches:
@@ -110,15 +112,17 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
                 if kind not in moments[layer_name]:
                     moments[layer_name][kind] = Moments(values.shape[1])
                 moments[layer_name][kind].add(values)
-    return {name: _statistics(known[name], moments[name], patches.get(name), metric) for name in suited}
+    return {
+        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in suited
+    }
 
 
 def _statistics(
-    layer: Layer, moments: Mapping[str, Moments], patches: PatchMoments | None, metric: Weigh
+    layer: Layer, moments: Mapping[str, Moments], unseen: Moments | None, patches: PatchMoments | None, metric: Weigh
 ) -> Statistics:
     if patches is None:
-        return Statistics(moments)
-    return Statistics(moments, data_metric(layer, patches), metric(layer, patches))
+        return Statistics(moments, unseen)
+    return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
 
 
 class Fitter:

@@ -217,8 +217,7 @@ def optimise_each(
 
     with Spool() as spool, one_blas_thread():
         weigh = metric_of(options.metric, normalised, layers, suited, inputs, progress)
-        held_out = hold_out(layers, stacked) if options.selection == EXACT else ()
-        about = Calibration(normalised, layers, suited, stacked, spool, options.seed, held_out)
+        about = Calibration(normalised, layers, suited, stacked, spool, options.seed, hold_out(layers, stacked))
         drafts = Drafts(suited, collect_statistics(about, progress, weigh))
         advance = progress.stage("offers", len(layers))
         candidates = offer_all(layers, drafts, by_hand, channel_block(where.kind), advance)

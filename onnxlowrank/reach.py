@@ -63,7 +63,7 @@ class Workbench:
         chains = self.fitter.fit(plan, self.progress)
         model = written(network.model, network.layers, chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
-        before, after = measure_afresh([network.original, model], network.feeds, network.target, seconds=10.0)
+        before, after = measure_afresh([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", ratio(before, after))
         return Made(plan, chains, model, before, after, predicted)

@@ -81,16 +81,15 @@ def all_threads() -> Target:
     return Target(threads=os.cpu_count() or 1)
 
 
-def open_session(
-    model: onnx.ModelProto | str, target: Target, spinning: bool = False, trace: Path | None = None
-) -> ort.InferenceSession:
+def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | None = None) -> ort.InferenceSession:
     """Open a session.
+
+    Its threads wait for work by spinning, as onnxruntime's do, but only while a run goes on: beyond that, two sessions
+    in turns would disturb each other manyfold.
 
     Args:
         model: The network, or its file.
         target: Provider and threads.
-        spinning: Whether idle threads burn cycles. Off unless the session is the only one: two spinning thread pools
-            disturb each other tenfold.
         trace: How the file of onnxruntime's profile is to begin, which the session's ``end_profiling`` writes; None for
             no profile.
 
@@ -102,7 +101,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if trace is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(trace)

@@ -287,7 +287,7 @@ def _spread(inputs: Inputs, samples: int) -> list[int]:
 
 def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
     """Return all outputs of the network, one feed after the other."""
-    session = open_session(model, all_threads(), spinning=True)
+    session = open_session(model, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     outputs = []
     for feeds in inputs:

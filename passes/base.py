@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.decompose.metric import Metric, frobenius
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import Float64Array
+from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes, shares
 from onnxlowrank.layer import FloatArray, Layer
 
 KEEP = "keep"
@@ -45,14 +46,30 @@ class Statistics:
 
     Attributes:
         moments: Of the response, and of what its passes asked for.
+        unseen: Moments of the response on the inputs held out from those, if there are any.
         data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
             predicted and checked with it. Given if a pass weighs.
         metric: The metric to decompose the kernel under, likewise.
     """
 
     moments: Mapping[str, Moments]
+    unseen: Moments | None = None
     data: Metric = NO_METRIC
     metric: Metric = NO_METRIC
+
+    @cached_property
+    def response_energy(self) -> Float64Array:
+        """Share of the response's variance that its leading axes keep, ``[F + 1]`` (Zhang 2015, Eq. 13).
+
+        A fully connected layer gives one response an input. A few hundred lie in a subspace of as many dimensions,
+        which holds all of their variance, but not that of others: the share is that of responses held out.
+        """
+        moments = self.moments[RESPONSE]
+        if self.unseen is None:
+            return cumulative_energy(moments.covariance)
+        shift = self.unseen.mean - moments.mean
+        _, axes = principal_axes(moments.covariance)
+        return shares(np.einsum("fk,fk->k", axes, (self.unseen.covariance + np.outer(shift, shift)) @ axes))
 
     def lost(self, layer: Layer, chain: Chain) -> float | None:
         """Return the share of the response's variance that a chain loses, or None where the metric is not known."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
+from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.layer import Geometry, Layer
 from onnxlowrank.passes.base import (
     RESPONSE,
@@ -47,7 +47,7 @@ class Channel(Pass):
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``d'``; the energy is that of the responses' principal components (Eq. 13)."""
-        yield from self.by_rank(layer, cumulative_energy(statistics.moments[RESPONSE].covariance), block)
+        yield from self.by_rank(layer, statistics.response_energy, block)
 
     def limits(self, layer: Layer) -> Setting:
         """Return the number of filters."""

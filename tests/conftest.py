@@ -3,8 +3,19 @@
 import os
 import tempfile
 
+import numpy as np
+import pytest
+
 # The matrices of the tests are too small for several threads, which only wait for each other where cores are busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Measured times are remembered, but not beyond the tests nor from before.
 os.environ["ONNXLOWRANK_CACHE"] = tempfile.mkdtemp(prefix="onnxlowrank-cache-")
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request):
+    """Let every test draw the same numbers from its module's ``RNG``, whichever ran before it in its process."""
+    if hasattr(request.module, "RNG"):
+        bits = request.module.RNG.bit_generator
+        bits.state = np.random.PCG64(np.random.SeedSequence(bits.seed_seq.entropy, spawn_key=(1,))).state

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from graph_models import normal, parse
 from onnx import helper, numpy_helper
 from onnx.onnx_ml_pb2 import TensorProto
 
@@ -116,6 +117,30 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated, name):
         after.append(abs(one.energy - kept))
     assert np.mean(after) < 0.5 * np.mean(before)
     assert max(after) < 0.15
+
+
+@pytest.mark.parametrize("held_out", [(), (0, 4, 9)])
+def test_energies_of_responses_are_those_of_responses_held_out(held_out):
+    """Seven responses vary in six dimensions, and three others in sixteen."""
+    rng = np.random.default_rng(6)
+    model = parse("g (float[N, 20] x) => (float[N, 16] y) { y = MatMul (x, w) }", w=normal(rng, 20, 16))
+    feeds = [{"x": normal(rng, 1, 20)} for _ in range(10)]
+    inputs = open_inputs(feeds, input_specs(model), preprocess_from_options("raw"))
+    layers = with_shapes(model, find_layers(model), inputs)
+    passes = {one.name: one for one in load_passes(["fully_connected"])}
+    with Spool() as spool:
+        about = Calibration(model, layers, {layer.name: passes for layer in layers}, inputs, spool, held_out=held_out)
+        (statistics,) = collect_statistics(about, Silent()).values()
+    responses = np.concatenate([feed["x"] for feed in feeds]).astype(float) @ layers[0].weight.T
+    used = np.setdiff1d(np.arange(10), held_out)
+    centred = responses - responses[used].mean(axis=0)
+    axes = np.linalg.svd(centred[used])[2]
+    judged = (centred[list(held_out) or used] @ axes.T) ** 2
+    for rank in range(len(used)):
+        assert statistics.response_energy[rank] == pytest.approx(judged[:, :rank].sum() / judged.sum(), abs=1e-4)
+    if held_out:
+        assert 0.1 < statistics.response_energy[6] < 0.8
+    assert statistics.response_energy[16] == 1
 
 
 def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):

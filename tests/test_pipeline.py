@@ -28,7 +28,7 @@ def small_and_fast(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(23))
     monkeypatch.setattr(pipeline, "channel_block", lambda provider: 4)
     monkeypatch.setattr(pipeline, "ChainTimer", CountingTimer)
-    monkeypatch.setattr(reach, "measure_afresh", lambda models, feeds, where, seconds: [Latency((1.0,) * 7)] * 2)
+    monkeypatch.setattr(reach, "measure_afresh", lambda *_, **__: [Latency((1.0,) * 7)] * 2)
 
 
 class CountingTimer:
@@ -467,7 +467,7 @@ def test_reported_macs_are_those_of_the_nodes():
     assert result.macs_speedup == pytest.approx(result.before.macs / result.after.macs)
 
 
-def clock(models, feeds, where, seconds):
+def clock(models, feeds, *_, **__):
     """Return times as the multiply-accumulates say, and a tenth of the original's that nothing makes go away."""
     counted = [conv_macs(model, feeds["x"]) for model in models]
     return [Latency((count + 0.1 * counted[0],) * 7) for count in counted]
@@ -609,4 +609,4 @@ def test_the_stopwatch(monkeypatch):
 
 
 def _short(measure):
-    return lambda models, feeds, where, seconds: measure(models, feeds, where, seconds=0.1)
+    return lambda models, feeds, where, *_, **__: measure(models, feeds, where, seconds=0.1)

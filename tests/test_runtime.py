@@ -1,12 +1,17 @@
-"""How sessions are opened where there is a GPU: onnxruntime's part is played by a stand-in."""
+"""How sessions are opened. Where there is a GPU, onnxruntime's part is played by a stand-in."""
 
+import time
 from typing import Any
 
+import numpy as np
 import pytest
+from graph_models import conv_model, normal
 
 from onnxlowrank import runtime
 from onnxlowrank.errors import OptionError, ProviderError
-from onnxlowrank.runtime import Target
+from onnxlowrank.runtime import Target, open_session
+
+RNG = np.random.default_rng(6)
 
 
 class Session:
@@ -57,3 +62,15 @@ def test_a_gpu_that_does_not_start(gpu: None, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Session, "get_providers", lambda self: [self.rest])
     with pytest.raises(ProviderError, match="CUDAExecutionProvider does not start on this machine"):
         Target("cuda").check()
+
+
+def test_threads_rest_between_runs() -> None:
+    session = open_session(conv_model(normal(RNG, 32, 32, 3, 3)), Target(threads=2))
+    (name,) = (value.name for value in session.get_inputs())
+    burnt = []
+    for _ in range(5):
+        session.run(None, {name: normal(RNG, 1, 32, 64, 64)})
+        start = time.process_time()
+        time.sleep(0.05)
+        burnt.append(time.process_time() - start)
+    assert min(burnt) < 0.01

@@ -51,7 +51,7 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
     Raises:
         ModelError: If an output is not finite.
     """
-    session = open_session(probed, all_threads(), spinning=True)
+    session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     count = positions_per_input(inputs)

@@ -24,7 +24,7 @@ _NOISE = 0.02  # more than this standard error of a time, as a share of it, is t
 _LEAST = 1e-3  # of the layer's time, that of a chain lost in noise
 _AT_ONCE = 8  # as many chains are timed in turns
 _GAIN = 0.03  # of the time that another form has to save
-_METHOD = 1  # to be raised when times taken in another way would not compare to those remembered
+_METHOD = 2  # to be raised when times taken in another way would not compare to those remembered
 
 
 class ChainTimer:

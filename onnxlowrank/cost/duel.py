@@ -72,12 +72,14 @@ def take_turns(
     return times
 
 
-def measure_afresh(models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float) -> list[Latency]:
+def measure_afresh(
+    models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float, fewest: int = 1
+) -> list[Latency]:
     """Time networks in turns, in as many sessions as there is time for: the arguments are those of :func:`take_turns`.
 
     One session alone would measure the luck of its memory layout as well.
     """
-    times = take_turns(models, feeds, target, seconds, fewest=1)
+    times = take_turns(models, feeds, target, seconds, fewest=fewest)
     return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
 
 

@@ -23,7 +23,12 @@ def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[F
 
 def cumulative_energy(covariance: Float64Array) -> Float64Array:
     """Return ``[n + 1]`` shares of the total variance: entry ``d`` is what the ``d`` largest eigenvalues hold."""
-    values = np.maximum(scipy.linalg.eigvalsh(covariance)[::-1], 0)
+    return shares(scipy.linalg.eigvalsh(covariance)[::-1])
+
+
+def shares(variances: Float64Array) -> Float64Array:
+    """Return ``[n + 1]``: entry ``d`` is the share that the first ``d`` variances have in the sum of all."""
+    values = np.maximum(variances, 0)
     total = values.sum()
     if total <= 0:
         return np.ones(len(values) + 1)
