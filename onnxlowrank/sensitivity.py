@@ -115,10 +115,11 @@ def fit_sensitivity(lost: Sequence[float], losses: Sequence[float]) -> Sensitivi
 
 
 def hold_out(layers: Sequence[Layer], inputs: Inputs) -> list[int]:
-    """Return the indices of the inputs to measure losses on, which drafts shall not have seen.
+    """Return the indices of the inputs to judge settings on, which their drafts shall not have seen.
 
     A layer of many outputs fits few inputs closely: on others it loses more. There are fewer for larger networks, which
-    bounds the work, and at most a third of all; none of fewer than three.
+    bounds the work, and at most a third of all; none of fewer than three. Energies of responses are those of these
+    inputs, and losses are measured on them.
 
     Args:
         layers: Of the network.
