@@ -45,13 +45,11 @@ def main() -> None:
         prepared = prepare(args, spool)
         total = sum(layer.macs for layer in prepared.layers)
         for threads in map(int, args.threads.split(",")):
-            network = prepared.network(threads)
-            start = time.perf_counter()
-            prices = prepared.prices(threads)
-            fitter = prepared.fitter(threads)
+            network, fitter = prepared.network(threads), prepared.fitter(threads)
             bench = Outlines(network, prepared.candidates, Energies(), select_exactly, fitter, Silent())
             for asked in map(float, args.speedups.split(",")):
-                made = reach_speedup(bench, prices, asked)
+                start = time.perf_counter()
+                made = reach_speedup(bench, prepared.prices(threads), asked)
                 seconds = time.perf_counter() - start
                 got = ratio_of(*take_turns([network.original, made.model], network.feeds, network.target, 10.0))
                 verdict = "not reachable" if made.speedup < asked else f"{100 * (got.ratio / asked - 1):+.1f} %"
@@ -66,7 +64,6 @@ def main() -> None:
                 )
                 table.add_row(str(threads), *row, f"{seconds:.0f}")
                 print(threads, *row, f"{seconds:.0f}", flush=True)
-                start = time.perf_counter()
     Console(width=140).print(table)
 
 
