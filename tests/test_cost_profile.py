@@ -1,5 +1,6 @@
 """Nodes of onnxruntime's graph are traced back to those they stem from; layers get the times of all their nodes."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from graph_models import normal, parse
 from onnx import ModelProto
 
-from onnxlowrank.cost.profile import NodeTime, profile, profile_in_turns, time_per_layer, time_per_node
+from onnxlowrank.cost.profile import NodeTime, _node_times, profile, profile_in_turns, time_per_layer, time_per_node
 from onnxlowrank.errors import InputDataError
 from onnxlowrank.graph.layers import find_layers
 from onnxlowrank.graph.normalise import normalise
@@ -300,6 +301,28 @@ def test_number_of_runs(seconds: float, runs: int) -> None:
     model = parse("g (float[4] x) => (float[4] y) { y = Exp (x) }")
     (part,) = profile(model, {"x": normal(RNG, 4)}, Target(), seconds)
     assert len(part.milliseconds) == runs
+
+
+@pytest.mark.parametrize(
+    ("whole", "expected"),
+    [
+        (0.054, [0.017, 0.037]),  # 60 microseconds in all: three a node too many
+        (0.010, [0.0, 0.020]),  # no more than the shortest took
+        (0.070, [0.020, 0.040]),
+    ],
+)
+def test_what_the_profiler_takes_is_taken_off(tmp_path: Path, whole: float, expected: list[float]) -> None:
+    model = parse("g (float[4] x) => (float[4] y) { a = Relu (x) y = Exp (a) }")
+    nodes = [("Relu/a", "Relu", 20), ("Exp/y", "Exp", 40)]
+    events = [
+        {"cat": "Node", "name": f"{name}_kernel_time", "ts": 100 * index, "dur": dur, "args": {"op_name": op}}
+        for index, (name, op, dur) in enumerate(nodes)
+    ]
+    trace = tmp_path / "trace.json"
+    trace.write_text(json.dumps([*events, {"name": "model_run"}] * 10))
+    found = _node_times(model, trace, [9.0] * 3 + [whole] * 7)
+    assert [one.median for one in found] == pytest.approx(expected)
+    assert [len(one.milliseconds) for one in found] == [7, 7]
 
 
 def test_networks_in_turns_keep_apart() -> None:

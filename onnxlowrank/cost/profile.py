@@ -2,6 +2,10 @@
 
 onnxruntime's profiler times the nodes of the graph it has optimised. There a Conv and what it fuses with it are one
 node, named after one of them or after a tensor, and nodes of onnxruntime's own bring tensors into the layout it likes.
+
+The profiler itself takes some microseconds a node, to put down shapes and what every thread did: as much as a small
+layer. So the network also runs without it, and what the nodes take longer in all is taken off them in equal parts, but
+no more than the shortest of them took.
 """
 
 from __future__ import annotations
@@ -87,30 +91,40 @@ def profile_in_turns(
     models = [_with_names(model) for model in models]
     sessions: list[ort.InferenceSession] = []
     traces: list[Path] = []
+    whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
     with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
         try:
             for index, model in enumerate(models):
                 sessions.append(open_session(model, target, trace=Path(folder) / str(index)))
+            unprofiled = [open_session(model, target) for model in models]
             with running(feeds):
                 start, count = math.inf, -_WARM_UP
                 while count < _FEWEST or (count < _MOST and time.perf_counter() - start < seconds * len(models)):
                     if count == 0:
                         start = time.perf_counter()
-                    for session in sessions:
+                    for session, plain, milliseconds in zip(sessions, unprofiled, whole, strict=True):
                         session.run(None, feeds)
+                        begin = time.perf_counter()
+                        plain.run(None, feeds)
+                        milliseconds.append(1e3 * (time.perf_counter() - begin))
                     count += 1
         finally:
             traces += [Path(session.end_profiling()) for session in sessions]
-        return [_node_times(model, trace) for model, trace in zip(models, traces, strict=True)]
+        return [_node_times(*one) for one in zip(models, traces, whole, strict=True)]
 
 
-def _node_times(model: onnx.ModelProto, trace: Path) -> list[NodeTime]:
-    runs = _runs(json.loads(trace.read_text(encoding="utf-8")))[_WARM_UP:]
+def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> list[NodeTime]:
+    """Return the times of the nodes, given those of the network without the profiler."""
+    runs = _runs(json.loads(trace.read_text(encoding="utf-8")))
+    taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[_WARM_UP:]
+    if taken.size:
+        overhead = np.median(taken.sum(axis=1) - whole[_WARM_UP:]) / taken.shape[1]
+        taken -= np.clip(overhead, 0, np.median(taken, axis=0).min())
     known = _Names(model)
     times = []
-    for events in zip(*runs, strict=True):
-        name, op = events[0]["name"].removesuffix(_EVENT), events[0]["args"]["op_name"]
-        times.append(NodeTime(name, op, known.node(name, op), tuple(event["dur"] / 1e3 for event in events)))
+    for event, milliseconds in zip(runs[0], np.maximum(taken, 0).T.tolist(), strict=True):
+        name, op = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
+        times.append(NodeTime(name, op, known.node(name, op), tuple(milliseconds)))
     return times
 
 
