@@ -112,6 +112,8 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
                 if kind not in moments[layer_name]:
                     moments[layer_name][kind] = Moments(values.shape[1])
                 moments[layer_name][kind].add(values)
+    for name, found in moments.items():
+        found[RESPONSE].spread(known[name].white)
     return {
         name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in suited
     }

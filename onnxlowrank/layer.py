@@ -121,6 +121,12 @@ class Layer:
         return self.weight.reshape(*self.weight.shape[:2], -1).astype(np.float64)
 
     @property
+    def white(self) -> NDArray[np.float64]:
+        """The covariance ``[F, F]`` of the responses, were the inputs white: uncorrelated, of variance 1."""
+        filters, group = self.weight.reshape(self.outputs, -1), np.arange(self.outputs) * self.group // self.outputs
+        return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
+
+    @property
     def outputs(self) -> int:
         """Number ``F`` of output maps."""
         return int(self.weight.shape[0])

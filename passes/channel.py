@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 from onnxlowrank.layer import Geometry, Layer
 from onnxlowrank.passes.base import (
     RESPONSE,
@@ -65,9 +65,14 @@ class Channel(Pass):
         bias = moments.mean - axes @ (axes.T @ moments.mean)
         return Draft(_project(layer, axes, axes, bias), Features(layer.output))
 
+    def spread(self, layer: Layer) -> Float64Array | None:
+        """Return the covariance that responses are thought to have before any was seen; None for the identity."""
+        return None
+
     def fit(self, layer: Layer, setting: Setting, draft: Draft, samples: Samples, nonlinear: bool = True) -> Chain:
         """Return the chain of the low-rank regression of the responses on those in the rewritten prefix."""
-        fitted = fit_low_rank(samples, setting[0], prior=np.eye(layer.outputs), nonlinear=nonlinear)
+        prior, spread = np.eye(layer.outputs), self.spread(layer)
+        fitted = fit_low_rank(samples, setting[0], prior=prior, nonlinear=nonlinear, spread=spread)
         return _project(layer, fitted.left, fitted.right, fitted.bias)
 
 

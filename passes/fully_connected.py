@@ -6,6 +6,10 @@ responses' covariance ``W S W'`` it is the SVD of ``W S^(1/2)``, the best under 
 starts there and goes on to the asymmetric nonlinear regression of :mod:`onnxlowrank.decompose.regression`, as for
 convolutions.
 
+One input gives one response here, so a rank may exceed the number of samples. What they leave open the weights decide:
+to the samples' covariance comes, as if one more had been seen, that of the responses to white inputs, ``W W'``, and the
+ridge of the regression is in proportion to it. Beyond the samples' subspace this is the truncated SVD of ``W`` again.
+
 Subgraph:    Gemm(K) -> Gemm(F, bias), or MatMul(K) -> MatMul(F) -> Add
 MACs:        K (C + F), against C F
 Parameters:  K (C + F) + F
@@ -13,6 +17,8 @@ Parameters:  K (C + F) + F
 
 from __future__ import annotations
 
+from onnxlowrank.decompose.spectrum import Float64Array
+from onnxlowrank.layer import Layer
 from onnxlowrank.passes.channel import Channel
 
 
@@ -22,3 +28,7 @@ class FullyConnected(Channel):
     name = "fully_connected"
     ops = ("Gemm", "MatMul")
     rank_names = ("K",)
+
+    def spread(self, layer: Layer) -> Float64Array:
+        """Return the covariance of responses to white inputs."""
+        return layer.white

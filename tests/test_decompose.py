@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+from graph_models import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,18 @@ def test_moments_equal_numpy_whatever_the_chunks(chunks):
             np.testing.assert_allclose(moments.covariance, np.cov(seen.T, bias=True), atol=1e-4)
             np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-5)
     assert moments.count == len(rows)
+
+
+def test_variance_of_one_row_more_is_spread():
+    rows, white = normal(RNG, 8, 5), np.diag([4.0, 3.0, 2.0, 1.0, 0.0])
+    moments = Moments(5)
+    moments.add(rows)
+    mean, before = moments.mean, moments.covariance
+    moments.spread(white)
+    np.testing.assert_allclose(moments.covariance, before + np.trace(before) / 8 * white / 10, atol=1e-6)
+    np.testing.assert_array_equal(moments.mean, mean)
+    moments.spread(np.zeros((5, 5)))
+    assert np.isfinite(moments.covariance).all()
 
 
 def test_cumulative_energy_is_the_share_of_squared_singular_values():
@@ -103,6 +116,17 @@ def test_linear_fit_of_responses_on_themselves_is_pca():
     _, axes = principal_axes(np.cov(target.T.astype(np.float64)), 3)
     np.testing.assert_allclose(fitted.left @ fitted.right.T, axes @ axes.T, atol=1e-3)
     np.testing.assert_allclose(fitted.bias, target.mean(0) - axes @ axes.T @ target.mean(0), atol=1e-3)
+
+
+def test_a_ridge_pulls_as_far_as_features_spread():
+    """Fewer samples than features: as the regression on the samples and on rows of the spread's root, that give T0."""
+    features, target = normal(RNG, 5, 9), normal(RNG, 5, 4)
+    root, towards = normal(RNG, 9, 9).astype(float), normal(RNG, 9, 4).astype(float)
+    fitted = fit_low_rank(Samples(features, target), 4, towards, ridge=0.3, spread=7 * root.T @ root)
+    x, y = features - features.mean(axis=0), target - target.mean(axis=0)
+    rows = root * np.sqrt(0.3 * (x**2).sum() / (root**2).sum())
+    expected = scipy.linalg.lstsq(np.concatenate([x, rows]), np.concatenate([y, rows @ towards]))[0]
+    np.testing.assert_allclose(fitted.right @ fitted.left.T, expected, atol=0.05 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("activation", [RELU, leaky_relu(0.1), Smooth("silu")], ids=lambda a: a.name)

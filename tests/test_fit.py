@@ -1,16 +1,18 @@
 """Fits of several plans, one after the other: what stays is reused, and nothing that should not."""
 
+import contextlib
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from graph_models import normal, parse
+from graph_models import parse
 from onnx import helper, numpy_helper
 from onnx.onnx_ml_pb2 import TensorProto
 
 from onnxlowrank import choose
 from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.inputs import open_inputs
 from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
@@ -119,28 +121,56 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated, name):
     assert max(after) < 0.15
 
 
+@contextlib.contextmanager
+def fully_connected(weight, rows, held_out=()):
+    """Calibrate a layer ``x W`` on rows, but those held out."""
+    (inputs, outputs), values = weight.shape, rows.astype(np.float32)
+    body = f"g (float[N, {inputs}] x) => (float[N, {outputs}] y) {{ y = MatMul (x, w) }}"
+    model = parse(body, w=weight.astype(np.float32))
+    source = Inputs(lambda index: {"x": values[index : index + 1]}, len(values), 1, "rows")
+    layers = with_shapes(model, find_layers(model), source)
+    passes = {one.name: one for one in load_passes(["fully_connected"])}
+    with Spool() as spool:
+        about = Calibration(model, layers, {layer.name: passes for layer in layers}, source, spool, held_out=held_out)
+        yield about, collect_statistics(about, Silent())
+
+
 @pytest.mark.parametrize("held_out", [(), (0, 4, 9)])
 def test_energies_of_responses_are_those_of_responses_held_out(held_out):
     """Seven responses vary in six dimensions, and three others in sixteen."""
     rng = np.random.default_rng(6)
-    model = parse("g (float[N, 20] x) => (float[N, 16] y) { y = MatMul (x, w) }", w=normal(rng, 20, 16))
-    feeds = [{"x": normal(rng, 1, 20)} for _ in range(10)]
-    inputs = open_inputs(feeds, input_specs(model), preprocess_from_options("raw"))
-    layers = with_shapes(model, find_layers(model), inputs)
-    passes = {one.name: one for one in load_passes(["fully_connected"])}
-    with Spool() as spool:
-        about = Calibration(model, layers, {layer.name: passes for layer in layers}, inputs, spool, held_out=held_out)
-        (statistics,) = collect_statistics(about, Silent()).values()
-    responses = np.concatenate([feed["x"] for feed in feeds]).astype(float) @ layers[0].weight.T
+    weight, rows = rng.normal(size=(20, 16)), rng.normal(size=(10, 20))
+    with fully_connected(weight, rows, held_out) as (_, found):
+        (statistics,) = found.values()
     used = np.setdiff1d(np.arange(10), held_out)
-    centred = responses - responses[used].mean(axis=0)
-    axes = np.linalg.svd(centred[used])[2]
-    judged = (centred[list(held_out) or used] @ axes.T) ** 2
-    for rank in range(len(used)):
-        assert statistics.response_energy[rank] == pytest.approx(judged[:, :rank].sum() / judged.sum(), abs=1e-4)
+    centred = rows @ weight - (rows @ weight)[used].mean(axis=0)
+    scatter, white = centred[used].T @ centred[used], weight.T @ weight
+    _, axes = np.linalg.eigh(scatter + white * np.trace(scatter) / np.trace(white) / len(used))
     if held_out:
-        assert 0.1 < statistics.response_energy[6] < 0.8
-    assert statistics.response_energy[16] == 1
+        judged = (centred[list(held_out)] @ axes[:, ::-1]) ** 2
+        shares = np.cumsum(judged.sum(axis=0)) / judged.sum()
+        np.testing.assert_allclose(statistics.response_energy, [0, *shares], atol=1e-4)
+        assert 0.1 < statistics.response_energy[6] < 0.9
+    assert statistics.response_energy[16] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [20, 400])
+def test_a_rank_beyond_the_samples_is_filled_by_the_weights(count):
+    """Rank 48 of 96: about as good as the best there is, whether 20 responses were seen or 400."""
+    rng = np.random.default_rng(7)
+    left, right = (np.linalg.qr(rng.normal(size=(96, 96)))[0] for _ in range(2))
+    weight = left * np.arange(1, 97) ** -0.8 @ right
+    spread = np.linalg.qr(rng.normal(size=(96, 96)))[0] * np.arange(1, 97) ** -0.3
+    rows, others = (rng.normal(size=(n, 96)) @ spread for n in (count, 5000))
+    with fully_connected(weight, rows) as (about, statistics):
+        (layer,) = about.layers
+        (method,) = about.suited[layer.name].values()
+        plan = {layer.name: method.candidate(layer, (48,), 0.9)}
+        (chain,) = Fitter(about, Drafts(about.suited, statistics)).fit(plan, Silent()).values()
+    truth = others @ weight
+    error = others @ chain.dense_kernel().reshape(96, 96).T + chain.bias - truth
+    best = np.linalg.eigvalsh(np.cov(truth.T))[:48].sum()
+    assert error.var(axis=0).sum() < 1.6 * best
 
 
 def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):

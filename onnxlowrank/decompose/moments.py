@@ -26,6 +26,15 @@ class Moments:
         if self._fill >= _BATCH:
             self._flush()
 
+    def spread(self, covariance: NDArray[np.float64]) -> None:
+        """Take in as much variance as one row more would bring, distributed like ``covariance``; the mean stays.
+
+        That is a prior where rows are few: next to it, they do not vary at all outside of the space they span.
+        """
+        trace = float(np.trace(covariance))
+        if trace > 0:
+            self._gram += covariance * (float(np.trace(self.covariance)) / trace)
+
     def _flush(self) -> None:
         if not self._waiting:
             return

@@ -3,14 +3,15 @@
 The responses ``y [n, F]`` of a layer are to be predicted from features ``f [n, p]`` (the layer's own responses, or
 those of the first links of a chain) by ``P Q' f + b`` with ``Q [p, d']`` and ``P [F, d']``:
 
-    min  sum_i | r(y_i + s_i) - r(P Q' f_i + b + s_i) |^2  +  ridge * | P Q' - T0 |^2            (Eq. 5 and 12)
+    min  sum_i | r(y_i + s_i) - r(P Q' f_i + b + s_i) |^2  +  ridge * | (P Q' - T0) R |^2        (Eq. 5 and 12)
 
-with ``s`` the shortcut of a residual Add, when there is one, and ``T0`` the map the ridge draws to. When ``f`` comes
+with ``s`` the shortcut of a residual Add, when there is one, ``T0`` the map the ridge draws to, and ``R R'`` the
+covariance features are thought to have before any was seen: the identity, if nothing is known. When ``f`` comes
 from the rewritten prefix and ``y`` from the original network, the reconstruction is the asymmetric one (Eq. 12).
 
-*Linear* (``r`` the identity): reduced-rank regression (Eq. 7-8). With the Cholesky factor ``L L' = f'f + ridge * I``
-and ``S = L^-1 (f'y + ridge * T0)``, the solution is ``P`` = the leading eigenvectors of ``S'S`` and ``Q = L^-T S P``;
-this is the GSVD of the paper, and for ``f = y`` it is PCA (Eq. 4).
+*Linear* (``r`` the identity): reduced-rank regression (Eq. 7-8). With the Cholesky factor ``L L' = f'f + ridge R R'``
+and ``S = L^-1 (f'y + ridge R R' T0)``, the solution is ``P`` = the leading eigenvectors of ``S'S`` and
+``Q = L^-T S P``; this is the GSVD of the paper, and for ``f = y`` it is PCA (Eq. 4).
 
 *Nonlinear*: auxiliary responses ``z`` take the place of ``y`` (Eq. 6). Alternate the regression of ``z`` on ``f``
 with the exact one-dimensional solutions for ``z`` (Eq. 9-11), 5 times with penalty 0.01 and 5 times with penalty 1;
@@ -36,6 +37,7 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
+_FLOOR = 1e-3  # of what the ridge weighs on average, where by ``spread`` features do not vary
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
 _PARTS = 8  # that may be computed at once; always as many, so that sums do not depend on the number of cores
 
@@ -78,7 +80,12 @@ class Samples:
 
 
 def fit_low_rank(
-    samples: Samples, rank: int, prior: Float64Array | None = None, ridge: float = 1e-2, nonlinear: bool = True
+    samples: Samples,
+    rank: int,
+    prior: Float64Array | None = None,
+    ridge: float = 1e-2,
+    nonlinear: bool = True,
+    spread: Float64Array | None = None,
 ) -> LowRankMap:
     """Fit ``P``, ``Q`` and ``b`` of rank ``d' = rank`` (Zhang 2015, Eq. 5-12).
 
@@ -89,10 +96,11 @@ def fit_low_rank(
         ridge: Weight of that pull, relative to the mean variance of the features. Behind an activation it counts for
             more, since responses that are cut off do not pull the other way: the prior should be a good one.
         nonlinear: Whether ``r`` is taken into account; without, responses are compared before it (Eq. 4, 7).
+        spread: ``R R' [p, p]`` up to a factor; the identity when None.
     """
     mean = samples.features.mean(axis=0, dtype=np.float64)
     centred = samples.features - mean.astype(np.float32)
-    regression = _Regression(centred, prior, ridge)
+    regression = _Regression(centred, prior, ridge, spread)
     fitted = regression.solve(*_linear_cross(centred, samples), rank)
     if nonlinear and samples.activation is not IDENTITY:
         value = samples.activation(samples.target)
@@ -104,13 +112,20 @@ def fit_low_rank(
 class _Regression:
     """Reduced-rank regression on one set of centred features; the factorisation of their Gram matrix is kept."""
 
-    def __init__(self, centred: Float32Array, prior: Float64Array | None, ridge: float) -> None:
+    def __init__(
+        self, centred: Float32Array, prior: Float64Array | None, ridge: float, spread: Float64Array | None
+    ) -> None:
         features = centred.shape[1]
         gram = np.zeros((features, features))
         for rows in _blocks(len(centred)):
             gram += centred[rows].T @ centred[rows]
         scale = max(float(np.trace(gram)) / features, np.finfo(np.float32).tiny)
-        gram[np.diag_indices(features)] += ridge * scale
+        if spread is None or not np.trace(spread) > 0:
+            gram[np.diag_indices(features)] += ridge * scale
+        else:
+            weights = spread * (features / np.trace(spread)) + _FLOOR * np.eye(features)
+            gram += ridge * scale * weights
+            prior = None if prior is None else weights @ prior
         self._cholesky = scipy.linalg.cholesky(gram, lower=True)
         self._pull = 0.0 if prior is None else ridge * scale * prior
 
