@@ -24,6 +24,18 @@ def followed_by(lines: str, opset: int = 17, outputs: str = "float[N, 3, h, w] y
     return only(parse(body, opset, W=W, **constants))
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_responses_to_white_inputs(group: int) -> None:
+    """Their covariance is that of the dense matrix, whose blocks share no inputs."""
+    weight = normal(RNG, 6, 2, 3, 3)
+    dense = np.zeros((6, 2 * group, 9))
+    for f in range(6):
+        first = 2 * (f * group // 6)
+        dense[f, first : first + 2] = weight[f].reshape(2, 9)
+    rows = dense.reshape(6, -1)
+    np.testing.assert_allclose(only(conv_model(weight, group=group)).white, rows @ rows.T, rtol=1e-4, atol=1e-5)
+
+
 def test_conv() -> None:
     model = conv_model(
         normal(RNG, 6, 2, 3, 5), normal(RNG, 6), group=2, strides=[1, 2], pads=[0, 1, 2, 3], dilations=[2, 1]
