@@ -12,7 +12,8 @@ import numpy as np
 from common import arguments, prepare
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.cost.latency import measure, ratio
+from onnxlowrank.cost.duel import measure_afresh
+from onnxlowrank.cost.latency import ratio
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
             plan = {layer: offered[rng.integers(len(offered))].candidate for layer, offered in offers.items()}
             prices.learn(plan)
             pair = [network.original, network.outline(plan)]
-            measured = ratio(*measure(pair, network.feeds, network.target, seconds=3.0))
+            measured = ratio(*measure_afresh(pair, network.feeds, network.target, seconds=3.0))
             predicted = prices.whole / prices.total(plan)
             if not index:
                 prices.calibrate(plan, prices.whole / measured)
