@@ -84,8 +84,8 @@ def all_threads() -> Target:
 def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | None = None) -> ort.InferenceSession:
     """Open a session.
 
-    Its threads wait for work by spinning, as onnxruntime's do, but only while a run goes on: beyond that, two sessions
-    in turns would disturb each other manyfold.
+    Its threads wait for work by spinning, as onnxruntime's do, but only while a run goes on: beyond that, those of
+    one session would take the cores from another, timed in turns with it.
 
     Args:
         model: The network, or its file.

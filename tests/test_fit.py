@@ -145,13 +145,12 @@ def test_energies_of_responses_are_those_of_responses_held_out(held_out):
     used = np.setdiff1d(np.arange(10), held_out)
     centred = rows @ weight - (rows @ weight)[used].mean(axis=0)
     scatter, white = centred[used].T @ centred[used], weight.T @ weight
-    _, axes = np.linalg.eigh(scatter + white * np.trace(scatter) / np.trace(white) / len(used))
+    values, axes = np.linalg.eigh(scatter + white * np.trace(scatter) / np.trace(white) / len(used))
     if held_out:
-        judged = (centred[list(held_out)] @ axes[:, ::-1]) ** 2
-        shares = np.cumsum(judged.sum(axis=0)) / judged.sum()
-        np.testing.assert_allclose(statistics.response_energy, [0, *shares], atol=1e-4)
-        assert 0.1 < statistics.response_energy[6] < 0.9
-    assert statistics.response_energy[16] == pytest.approx(1)
+        values = ((centred[list(held_out)] @ axes) ** 2).sum(axis=0)
+    shares = np.cumsum(values[::-1]) / values.sum()
+    np.testing.assert_allclose(statistics.response_energy, [0, *shares], atol=1e-4)
+    assert shares[5] < 0.9 or not held_out
 
 
 @pytest.mark.parametrize("count", [20, 400])
