@@ -65,7 +65,7 @@ class Prices:
         self._losses = losses
         self._shelves = {name: _Shelf(offered, losses) for name, offered in candidates.items()}
         self._chains = 1.0
-        self._corrections: dict[tuple[str, str], float] = defaultdict(lambda: 1.0)
+        self._corrections: dict[str, float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
         alone = {layer.name: _Timed(layer.macs, timer.milliseconds(layer, None).ms) for layer in network.layers}
         for name, timed in alone.items():
@@ -121,12 +121,12 @@ class Prices:
             self._chains *= (milliseconds - others) / chains
 
     def correct(self, candidate: Candidate, milliseconds: float) -> None:
-        """Take in what a timed candidate costs in truth: in its layer, its pass is as much dearer or cheaper."""
-        self._corrections[candidate.layer, candidate.method] *= milliseconds / self.of(candidate)
+        """Take in what a timed candidate costs in truth: the chains of its layer are as much dearer or cheaper."""
+        self._corrections[candidate.layer] *= milliseconds / self.of(candidate)
 
     def _scale(self, layer: str, method: str) -> float:
         dense = self._scales[layer]
-        return dense if method == KEEP else dense * self._chains * self._corrections[layer, method]
+        return dense if method == KEEP else dense * self._chains * self._corrections[layer]
 
     def _times(self, candidate: Candidate) -> dict[Setting, _Timed]:
         return self._timed[self._kinds[candidate.layer], candidate.method]

@@ -133,7 +133,7 @@ def test_calibration_makes_the_plan_right_and_leaves_layers_that_are_kept():
     assert prices.total({one.name: keep(one) for one in layers}) == pytest.approx(prices.whole)
 
 
-def test_a_correction_is_for_the_pass_in_its_layer():
+def test_a_correction_is_for_all_chains_of_a_layer():
     layers = [layer("a"), layer("b")]
     prices, candidates = make(layers, Timer())
     first, second, other, keeping = (candidates["a"][i] for i in (1, 2, 3, 0))
@@ -142,7 +142,7 @@ def test_a_correction_is_for_the_pass_in_its_layer():
     prices.correct(first, 3 * prices.of(first))
     after = [(prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
     factors = [(a / old_a, b / old_b) for (_, old_a, old_b), (a, b) in zip(before, after, strict=True)]
-    assert factors == [pytest.approx((factor, 1)) for factor in (3, 3, 1, 1)]
+    assert factors == [pytest.approx((factor, 1)) for factor in (3, 3, 3, 1)]
     offered = {offer.candidate: offer.cost for offer in prices.offers(timed=True)["a"]}
     assert all(cost == pytest.approx(prices.of(one)) for one, cost in offered.items())
 
