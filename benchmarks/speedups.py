@@ -16,21 +16,23 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.cost.duel import measure_afresh, ratio_of, take_turns
-from onnxlowrank.progress import Silent
-from onnxlowrank.reach import Made, Workbench, reach_speedup
+from onnxlowrank.chain import Chain
+from onnxlowrank.cost.duel import ratio_of, take_turns
+from onnxlowrank.network import Network
+from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.reach import Workbench, reach_speedup
 from onnxlowrank.select.knapsack import select_exactly
 from onnxlowrank.select.offer import Energies, Plan
 
 
-class Outlines(Workbench):
-    """Makes outlines where the tool makes networks."""
+class Outliner:
+    """Stands in for what fits plans: gives chains constants for weights."""
 
-    def make(self, plan: Plan, predicted: float | None = None) -> Made:
-        network = self.network
-        model = network.outline(plan)
-        before, after = measure_afresh([network.original, model], network.feeds, network.target, 5.0, fewest=2)
-        return Made(plan, {}, model, before, after, predicted)
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def fit(self, plan: Plan, progress: Progress) -> dict[str, Chain]:
+        return self._network.outlines(plan)
 
 
 def main() -> None:
@@ -45,8 +47,8 @@ def main() -> None:
         prepared = prepare(args, spool)
         total = sum(layer.macs for layer in prepared.layers)
         for threads in map(int, args.threads.split(",")):
-            network, fitter = prepared.network(threads), prepared.fitter(threads)
-            bench = Outlines(network, prepared.candidates, Energies(), select_exactly, fitter, Silent())
+            network = prepared.network(threads)
+            bench = Workbench(network, prepared.candidates, Energies(), select_exactly, Outliner(network), Silent())
             for asked in map(float, args.speedups.split(",")):
                 start = time.perf_counter()
                 made = reach_speedup(bench, prepared.prices(threads), asked)

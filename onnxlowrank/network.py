@@ -46,13 +46,17 @@ class Network:
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
+        return written(self.model, self.layers, self.outlines(plan))
+
+    def outlines(self, plan: Plan) -> dict[str, Chain]:
+        """Return the chains of a plan, by layer, with constants for weights."""
         chains = {}
         for layer in self.layers:
             candidate = plan[layer.name]
             if candidate.method != KEEP:
                 outline = self.suited[layer.name][candidate.method].outline(layer, candidate.setting)
                 chains[layer.name] = outline.lowered(self.forms(layer, outline))
-        return written(self.model, self.layers, chains)
+        return chains
 
     @cached_property
     def dense_times(self) -> tuple[dict[str, float], float]:
