@@ -320,8 +320,9 @@ def _warnings(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreemen
         )
     if timer.noisy:
         warnings.append(
-            f"{timer.noisy} of {timer.timed} chains could be timed to no better than 2 %; if other work shared the "
-            "machine, 'onnxlowrank cache --clear' and a new run on an idle one give a better plan"
+            f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
+            "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
+            "a better plan"
         )
     if error > 0.3 if top1 is None else top1 < 0.9:
         warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")
