@@ -370,6 +370,13 @@ def test_version_and_help(command: Command) -> None:
     assert "      --speedup 2 --calibration models/cifar10_calibration.npz\n" in described.out
 
 
+def test_what_libraries_print_is_not_in_the_output(command: Command) -> None:
+    """Some print past Python's streams, in the end even: C keeps what goes to a pipe until then."""
+    version = command("--version", before="import atexit, os; atexit.register(os.write, 1, b'from a library')")
+    assert re.fullmatch(r"onnxlowrank [\d.]+\n", version.out)
+    assert version.err == "from a library"
+
+
 def loads(path: Path) -> ModelProto:
     """Return a model after running it."""
     found = onnx.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from onnxlowrank.cli import analyze, cache, compare, optimize, profile, schema, sweep
@@ -13,6 +14,7 @@ __all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", 
 
 def main() -> None:
     """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
+    _own_stdout()
     try:
         app()
     except OnnxLowRankError as error:
@@ -23,3 +25,15 @@ def main() -> None:
         if ended.code == INTERRUPTED:  # so typer ends on Ctrl-C, without a word
             print("onnxlowrank: interrupted, nothing was written.", file=sys.stderr)
         raise
+
+
+def _own_stdout() -> None:
+    """Leave standard output to Python, for machines to read: what libraries print past it goes to standard error.
+
+    HiGHS prints a line now and then though it is told to be silent (jump-dev/HiGHS.jl, issue 312).
+    """
+    out = sys.stdout
+    if out is not None:  # it may be closed
+        own = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = os.fdopen(own, "w", 1 if out.isatty() else -1, encoding=out.encoding, errors=out.errors)
