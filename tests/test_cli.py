@@ -377,6 +377,14 @@ def test_what_libraries_print_is_not_in_the_output(command: Command) -> None:
     assert version.err == "from a library"
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+def test_streams_may_be_closed(closed: int) -> None:
+    command = f'"{sys.executable}" -m onnxlowrank --version {closed}>&-'
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+    assert ended.stdout.startswith("onnxlowrank ") == (closed == 2)
+
+
 def loads(path: Path) -> ModelProto:
     """Return a model after running it."""
     found = onnx.load(path)
