@@ -10,7 +10,8 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Measured times are remembered, but not beyond the tests nor from before.
-os.environ["ONNXLOWRANK_CACHE"] = tempfile.mkdtemp(prefix="onnxlowrank-cache-")
+_CACHE = tempfile.TemporaryDirectory(prefix="onnxlowrank-cache-")
+os.environ["ONNXLOWRANK_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)
