@@ -91,10 +91,7 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
 
 
 def _search(network: Network, prices: Prices, select: Select, speedup: float, advance: Advance) -> Found:
-    """Find the plan by false position: a measured time is linear in the predicted one between two measurements.
-
-    What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
-    """
+    """Find the plan by false position: a measured time is linear in the predicted one between two measurements."""
     wanted = 1 / (speedup * MARGIN)
     slow = (1.0, 1.0)  # predicted and measured share of the original's time, of the fastest plan that is too slow
     fast: tuple[float, float] | None = None  # of the slowest plan that is fast enough
@@ -103,7 +100,7 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
     tried: set[tuple[Candidate, ...]] = set()
     for _ in range(PLANS):
         plan = settle(prices, select, share * prices.whole - prices.rest)
-        predicted = foreseen = prices.total(plan) / prices.whole
+        predicted = prices.total(plan) / prices.whole
         key = tuple(plan.values())
         if key in tried:
             if fast is None:
@@ -112,29 +109,39 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
             share = (share + slow[0]) / 2
             continue
         tried.add(key)
-        measured = 1 / _measured(network, plan, GLANCE_S)
-        surprising = max(measured / predicted, predicted / measured) > SURPRISE
-        if surprising or (measured <= wanted and not (best.reached and best.speedup <= 1 / measured)):
-            measured = 1 / _measured(network, plan, LOOK_S)
+        found = _look(network, plan, 1 / predicted, best, speedup * MARGIN)
         advance(1)
-        _LOG.info("speed-up predicted %.3f, measured %.3f", 1 / predicted, 1 / measured)
+        best, measured = max(best, found, key=_merit), 1 / found.speedup
+        _LOG.info("speed-up predicted %.3f, measured %.3f", found.predicted, found.speedup)
         if len(tried) == 1:
             prices.calibrate(plan, measured * prices.whole)
             predicted = prices.total(plan) / prices.whole
-        enough = measured <= wanted
-        best = max(best, Found(plan, 1 / measured, 1 / foreseen, enough), key=_merit)
-        if enough:
+        if found.reached:
             fast = (predicted, measured)
             if measured * SLACK >= wanted:
                 break
         else:
             slow = (predicted, measured)
         cheapest = _cheapest(prices)
-        if len(tried) == ROUNDS or (not enough and predicted <= cheapest * (1 + 1e-9)):
+        if len(tried) == ROUNDS or (not found.reached and predicted <= cheapest * (1 + 1e-9)):
             break
         lost = fast is None and len(tried) >= 3  # lines did not lead there: can it be reached at all?
         share = cheapest if lost else max(_false_position(slow, fast, wanted), cheapest)
     return best
+
+
+def _look(network: Network, plan: Plan, predicted: float, best: Found, wanted: float) -> Found:
+    """Time the outline of a plan of a predicted speed-up: at a glance, and for longer where that would decide much.
+
+    What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
+    """
+    for seconds in (GLANCE_S, LOOK_S):
+        speedup = _measured(network, plan, seconds)
+        found = Found(plan, speedup, predicted, speedup >= wanted)
+        surprising = max(speedup / predicted, predicted / speedup) > SURPRISE
+        if not surprising and not (found.reached and _merit(found) > _merit(best)):
+            break
+    return found
 
 
 def _measured(network: Network, plan: Plan, seconds: float) -> float:
