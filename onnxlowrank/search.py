@@ -130,14 +130,14 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
     return best
 
 
-def _look(network: Network, plan: Plan, predicted: float, best: Found, wanted: float) -> Found:
+def _look(network: Network, plan: Plan, predicted: float, best: Found, asked: float) -> Found:
     """Time the outline of a plan of a predicted speed-up: at a glance, and for longer where that would decide much.
 
     What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
     """
     for seconds in (GLANCE_S, LOOK_S):
         speedup = _measured(network, plan, seconds)
-        found = Found(plan, speedup, predicted, speedup >= wanted)
+        found = Found(plan, speedup, predicted, speedup >= asked)
         surprising = max(speedup / predicted, predicted / speedup) > SURPRISE
         if not surprising and not (found.reached and _merit(found) > _merit(best)):
             break
