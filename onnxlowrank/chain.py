@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.layer import FLAT, FloatArray, Geometry
+from onnxlowrank.layer import FLAT, FloatArray, Geometry, Layer
 
 IntArray = NDArray[np.intp]
 
@@ -139,6 +139,11 @@ class Chain:
     def parameters(self) -> int:
         """Number of weights and biases."""
         return sum(int(step.weight.size) for step in self.steps) + (0 if self.bias is None else int(self.bias.size))
+
+
+def as_chain(layer: Layer) -> Chain:
+    """Return the chain of one link that is the layer itself."""
+    return Chain((Step("dense", layer.weight, layer.geometry, layer.group),), layer.bias)
 
 
 def _compose(first: FloatArray, second: FloatArray) -> FloatArray:

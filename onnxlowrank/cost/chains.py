@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.chain import Chain
+from onnxlowrank.chain import Chain, as_chain
 from onnxlowrank.cost.cache import Cache, Timing, timing_key
 from onnxlowrank.cost.latency import measure
-from onnxlowrank.cost.onelayer import as_chain, frame, framed, random_feeds
+from onnxlowrank.cost.onelayer import frame, framed, random_feeds
 from onnxlowrank.layer import Layer
 from onnxlowrank.runtime import Target
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxlowrank.chain import Chain, Step
+from onnxlowrank.chain import Chain, as_chain
 from onnxlowrank.cost.block import channel_block
 from onnxlowrank.decompose.activation import RELU, Activation, PiecewiseLinear, Smooth
 from onnxlowrank.graph.permute import fold_gathers
@@ -26,11 +26,6 @@ from onnxlowrank.layer import FloatArray, Layer
 
 _INPUT, _SHORTCUT, _RESPONSE = "x", "shortcut", "response"
 _SMOOTH = {"sigmoid": "Sigmoid", "tanh": "Tanh", "hard_swish": "HardSwish", "silu": "Sigmoid"}
-
-
-def as_chain(layer: Layer) -> Chain:
-    """Return the chain of one link that is the layer itself."""
-    return Chain((Step("dense", layer.weight, layer.geometry, layer.group),), layer.bias)
 
 
 def layer_model(layer: Layer, chain: Chain | None) -> ModelProto:
