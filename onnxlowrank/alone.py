@@ -1,9 +1,9 @@
 """What the outputs of a network lose when one layer alone is approximated: measured, without labels.
 
 An error of a layer is not what arrives at the outputs. The layers behind it are fitted on what it gives then, to the
-responses they had before (Zhang 2015, Eq. 12), and take back much of it: up to nine tenths of what is lost behind the
-first layers of a VGG. So they are refitted here as well, as far as that is cheap: a linear map of the response of the
-layer itself, and of the next ones behind it, to what these responses were.
+responses they had before (Zhang 2015, Eq. 12), and take back much of it, most of all behind the first layers of a
+network (``benchmarks/single_layers.py``). So they are refitted here as well, as far as that is cheap: a linear map
+takes the response of the layer itself, and those of the next ones behind it, to what these responses were.
 """
 
 from __future__ import annotations

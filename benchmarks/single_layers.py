@@ -1,0 +1,88 @@
+"""What a layer's lost energy does to the outputs: its draft alone, as sensitivities have it, in a fitted network.
+
+    python benchmarks/single_layers.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz
+
+For every layer that a plan rewrites some settings of the plan's pass are tried. Divergences are printed over the share
+of the response's variance that the draft loses: of the network with the draft in place of the layer and nothing else
+changed; of the same once its response and those of the next layers are mapped to the true ones, which is what
+sensitivities are made of (:mod:`onnxlowrank.alone`); and what the layer adds to the divergence of the plan's network,
+in which every layer is fitted to what those before it give.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from common import Prepared, arguments, prepare, some_inputs
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+from onnxlowrank.alone import Alone
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.chain import Chain
+from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.fit import Fitter
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.passes.base import KEEP, Candidate, keep
+from onnxlowrank.progress import Silent
+from onnxlowrank.reach import plan_by_macs
+from onnxlowrank.select.knapsack import select_exactly
+from onnxlowrank.select.offer import Energies, Plan
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("test")
+    parser.add_argument("--test-inputs", type=int, default=1000)
+    parser.add_argument("--speedup", type=float, default=3.0, help="of the plan, in MACs of the convolutions")
+    parser.add_argument("--lost", default="0.005,0.02,0.1", help="shares to try")
+    args = parser.parse_args()
+    shares = [float(share) for share in args.lost.split(",")]
+    table = Table("layer", "setting", "lost", "draft alone", "refitted", "in a fitted network", box=MARKDOWN)
+    with Spool() as spool:
+        prepared = prepare(args, spool)
+        test = some_inputs(args, prepared.original, args.test, args.test_inputs)
+        layers, drafts, model = prepared.layers, prepared.drafts, prepared.about.model
+        plan = plan_by_macs(layers, prepared.candidates, args.speedup, select_exactly, Energies())
+        alone = Alone(model, layers, list(layers), stacked_inputs(prepared.original, test))
+        for layer in layers:
+            if plan[layer.name].method == KEEP:
+                continue
+            alone.go_to(layer)
+            without = divergence(prepared, test, fitted(prepared, {**plan, layer.name: keep(layer)}))
+            for candidate in settings(prepared, plan[layer.name], shares):
+                chain = drafts.of(layer, candidate).chain
+                lost, loss = alone.loss(layer, chain)
+                raw = divergence(prepared, test, {layer.name: chain})
+                within = divergence(prepared, test, fitted(prepared, {**plan, layer.name: candidate})) - without
+                harms = (f"{one / lost:.3f}" for one in (raw, loss, within))
+                table.add_row(layer.name, f"{candidate.method} {candidate.setting}", f"{100 * lost:.2f} %", *harms)
+    Console(width=140).print(table)
+
+
+def settings(prepared: Prepared, chosen: Candidate, shares: list[float]) -> list[Candidate]:
+    """Return what loses about these shares, of the layer and the pass of ``chosen``."""
+    mine = [one for one in prepared.candidates[chosen.layer] if one.method == chosen.method]
+    return list(
+        dict.fromkeys(min(mine, key=lambda one: abs(np.log(max(1 - one.energy, 1e-6) / share))) for share in shares)
+    )
+
+
+def fitted(prepared: Prepared, plan: Plan) -> dict[str, Chain]:
+    """Return the chains of a plan."""
+    return Fitter(prepared.about, prepared.drafts).fit(plan, Silent())
+
+
+def divergence(prepared: Prepared, test: Inputs, chains: dict[str, Chain]) -> float:
+    """Return the divergence of the network with these chains."""
+    model = rewrite(prepared.about.model, prepared.layers, chains)
+    found = compare_outputs(prepared.original, model, test, lambda amount: None).divergence
+    if found is None:
+        raise SystemExit("layers are compared by KL divergence, but the first output is no [N, classes]")
+    return found
+
+
+if __name__ == "__main__":
+    main()
