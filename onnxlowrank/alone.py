@@ -3,7 +3,8 @@
 An error of a layer is not what arrives at the outputs. The layers behind it are fitted on what it gives then, to the
 responses they had before (Zhang 2015, Eq. 12), and take back much of it, most of all behind the first layers of a
 network (``benchmarks/single_layers.py``). So they are refitted here as well, as far as that is cheap: a linear map
-takes the response of the layer itself, and those of the next ones behind it, to what these responses were.
+takes the response of the layer itself, and those of the next ones behind it, to what these responses were. A plan may
+keep some of these, which then take nothing back: that is not accounted for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _CONFIDENCE = 0.8
 """Mean probability of the most probable class above which the temperature is raised."""
 _HOTTEST = 1e3
 _MOST_REFITTED = 8
-"""Of the next layers: those of a residual stream or a dense block are many, and the nearest take back the most."""
+"""Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
 _PROBE = "::onnxlowrank::response"
 _SEED = 0
 _TINY = 1e-30
