@@ -33,8 +33,8 @@ MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
-GLANCE, LOOK = (1.0, 1), (4.0, 2)
-"""How many seconds and sessions outlines are timed: at first, and before they are taken or where that is a surprise."""
+GLANCE_S, LOOK_S = 1.0, 4.0
+"""How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
 SURPRISE = 1.1
 """That is one which differs from what was predicted by more than this factor."""
 
@@ -85,7 +85,7 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
     else:
         offers = prices.offers()
         plan = {**found[-1].plan, **{one.layer: _dense(offers[one.layer]) for one in idle}}
-        measured = _measured(network, plan, *LOOK)
+        measured = _measured(network, plan, LOOK_S)
         found.append(Found(plan, measured, prices.whole / prices.total(plan), measured >= speedup * MARGIN))
     return found[-1] if found[-1].reached else max(found, key=_merit)
 
@@ -135,8 +135,8 @@ def _look(network: Network, plan: Plan, predicted: float, best: Found, asked: fl
 
     What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
     """
-    for effort in (GLANCE, LOOK):
-        speedup = _measured(network, plan, *effort)
+    for seconds in (GLANCE_S, LOOK_S):
+        speedup = _measured(network, plan, seconds)
         found = Found(plan, speedup, predicted, speedup >= asked)
         surprising = max(speedup / predicted, predicted / speedup) > SURPRISE
         if not surprising and not (found.reached and _merit(found) > _merit(best)):
@@ -144,10 +144,10 @@ def _look(network: Network, plan: Plan, predicted: float, best: Found, asked: fl
     return found
 
 
-def _measured(network: Network, plan: Plan, seconds: float, sessions: int) -> float:
-    """Return the speed-up of a plan's outline, timed for so long and in so many sessions or more."""
+def _measured(network: Network, plan: Plan, seconds: float) -> float:
+    """Return the speed-up of a plan's outline."""
     both = network.original, network.outline(plan)
-    return ratio(*measure_afresh(both, network.feeds, network.target, seconds, sessions))
+    return ratio(*measure_afresh(both, network.feeds, network.target, seconds))
 
 
 def settle(prices: Prices, select: Select, budget: float) -> Plan:

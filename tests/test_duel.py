@@ -66,21 +66,3 @@ def test_sessions_are_opened_as_long_as_time_is_left(monkeypatch, seconds, sessi
     monkeypatch.setattr(duel, "measure", lambda models, feeds, target, seconds: [Latency((7.0, 8.0))])
     (found,) = measure_afresh(["network"], {}, Target(), seconds)
     assert found.milliseconds == (7.0, 8.0) * sessions
-
-
-@pytest.mark.parametrize(("slowest", "sessions"), [(8.0, 2), (8.3, 2), (8.5, duel.SESSIONS)])
-def test_more_sessions_are_opened_where_these_disagree(monkeypatch, slowest, sessions):
-    """Every other session of the second network is slower, and there is no time left after the first."""
-    monkeypatch.setattr(duel.time, "perf_counter", lambda: 0.0)
-    opened = []
-
-    def measured(models, feeds, target, seconds):
-        opened.append(models)
-        own = {"one": 16.0, "other": 8.0 if len(opened) % 2 else slowest}
-        return [Latency((own[model],) * 3) for model in models]
-
-    monkeypatch.setattr(duel, "measure", measured)
-    before, after = measure_afresh(["one", "other"], {}, Target(), 0.0, fewest=2)
-    assert len(opened) == sessions
-    assert before.milliseconds == (16.0,) * 3 * sessions
-    assert sorted(after.milliseconds) == sorted(((8.0,) * 3 + (slowest,) * 3) * (sessions // 2))

@@ -48,7 +48,7 @@ class Clock:
             spent += math.ceil(one.macs / step - 1e-9) * step if self.stairs else one.macs
         return self.overhead + (1 - self.overhead) * spent / self.total
 
-    def measure(self, models, feeds, target, seconds, fewest):
+    def measure(self, models, feeds, target, seconds):
         original, plan = models
         assert original == "original"
         if self.measured[-1:] != [plan]:  # else it is measured again, for longer
@@ -271,9 +271,9 @@ def test_a_glance_alone_decides_nothing(monkeypatch, disturbed):
     clock, prices, asked = Clock(candidates, 0.1, 0), Prices(candidates), 1.5
     true = clock.time
 
-    def measure(models, feeds, target, seconds, fewest):
+    def measure(models, feeds, target, seconds):
         before, after = true(clock.dense), true(models[1])
-        if (seconds, fewest) != search.LOOK:
+        if seconds < search.LOOK_S:
             after = 10 * after if disturbed else min(after, before / (asked * search.MARGIN * 1.001))
         return Latency((before,) * 7), Latency((after,) * 7)
 

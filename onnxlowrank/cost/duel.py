@@ -2,9 +2,8 @@
 
 What disturbs a measurement comes in two sizes. Within a session rounds differ, and taking turns cancels most of it.
 But each time a session is opened its weights and buffers come to lie elsewhere in memory, and keep the speed they have
-there; on several threads some sessions are a good deal slower than the others. So networks are timed in several
-sessions each, and the interval resamples sessions first, rounds within them second: a hierarchical bootstrap (Davison &
-Hinkley 1997, Sec. 3.8).
+there. So networks are timed in several sessions each, and the interval resamples sessions first, rounds within them
+second: a hierarchical bootstrap (Davison & Hinkley 1997, Sec. 3.8).
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from onnxlowrank.cost.latency import Latency, measure
 from onnxlowrank.runtime import Target
 
 SESSIONS = 8
-AGREE = 1.05
-"""Sessions agree where the largest of their ratios of times is no more than so many times the smallest."""
 _RESAMPLES = 1000
 _COVERAGE = 95.0  # per cent
 
@@ -56,8 +53,7 @@ def take_turns(
         target: Provider and threads.
         seconds: About how long to measure.
         advance: Called with the share of the work just done.
-        fewest: How many sessions there have to be; up to ``SESSIONS`` are opened as long as time is left, or where
-            those that there are do not agree on how much faster one network is than another.
+        fewest: How many sessions there have to be; up to ``SESSIONS`` are opened as long as time is left.
 
     Returns:
         For each network the milliseconds of its rounds, session by session.
@@ -66,7 +62,7 @@ def take_turns(
     order = list(range(len(models)))
     start = time.perf_counter()
     for count in range(SESSIONS):
-        if count >= fewest and time.perf_counter() - start >= seconds and _agree(times):
+        if count >= fewest and time.perf_counter() - start >= seconds:
             break
         taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
         for index, latency in zip(order, taken, strict=True):
@@ -79,19 +75,12 @@ def take_turns(
 def measure_afresh(
     models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float, fewest: int = 1
 ) -> list[Latency]:
-    """Time networks in turns, in as many sessions as there is time for, or need: see :func:`take_turns`.
+    """Time networks in turns, in as many sessions as there is time for: the arguments are those of :func:`take_turns`.
 
     One session alone would measure the luck of its memory layout as well.
     """
     times = take_turns(models, feeds, target, seconds, fewest=fewest)
     return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
-
-
-def _agree(times: Sequence[Sequence[_Times]]) -> bool:
-    """Return whether the sessions of networks tell the same ratios of times."""
-    medians = np.array([[np.median(rounds) for rounds in mine] for mine in times])
-    ratios = medians[0] / medians
-    return bool(np.all(ratios.max(axis=1) <= AGREE * ratios.min(axis=1)))
 
 
 def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:
