@@ -50,11 +50,10 @@ def main() -> None:
         for layer in layers:
             if plan[layer.name].method == KEEP:
                 continue
-            alone.go_to(layer)
             without = divergence(prepared, test, fitted(prepared, {**plan, layer.name: keep(layer)}))
-            for candidate in settings(prepared, plan[layer.name], shares):
-                chain = drafts.of(layer, candidate).chain
-                lost, loss = alone.loss(layer, chain)
+            tried = settings(prepared, plan[layer.name], shares)
+            chains = [drafts.of(layer, candidate).chain for candidate in tried]
+            for candidate, chain, (lost, loss) in zip(tried, chains, alone.losses(layer, chains), strict=True):
                 raw = divergence(prepared, test, {layer.name: chain})
                 within = divergence(prepared, test, fitted(prepared, {**plan, layer.name: candidate})) - without
                 harms = (f"{one / lost:.3f}" for one in (raw, loss, within))

@@ -64,29 +64,31 @@ class Alone:
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
         self._outputs = _run(model, inputs)
         self._temperature = _temperature(self._outputs)
-        self.start()
+        self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
+        self._depth, self._frontier = 0, Frontier(inputs, _SEED)
 
-    def start(self) -> None:
-        """Go back to the inputs."""
-        self._frontier = Frontier(self._inputs, _SEED)
-
-    def go_to(self, layer: Layer) -> None:
-        """Run the network as far as a layer, deeper than those since the start: :meth:`loss` begins there."""
-        probes = _probes([layer, *self._next[layer.name]])
-        self._true = _joined(self._frontier.sample(self._model, probes, layer.input, lambda amount: None))
-
-    def loss(self, layer: Layer, chain: Chain) -> tuple[float, float]:
-        """Return what is lost where the chain computes the layer that was gone to.
+    def losses(self, layer: Layer, chains: Sequence[Chain]) -> list[tuple[float, float]]:
+        """Return for every chain what is lost where it computes the layer.
 
         That is the share of the response's variance, on the inputs of this network, and how far the outputs move once
-        the chain and the next layers are refitted.
+        the chain and the next layers are refitted. It takes least where layers come in their order: the network is run
+        from the layer before, not from its inputs.
         """
-        found, true = self._responses({layer.name: chain}, [layer])[layer.name], self._true[layer.name]
-        chains = {layer.name: refit(chain, layer, found, true)}
+        if self._depths[layer.name] < self._depth:
+            self._frontier = Frontier(self._inputs, _SEED)
+        self._depth = self._depths[layer.name]
+        probes = _probes([layer, *self._next[layer.name]])
+        true = _joined(self._frontier.sample(self._model, probes, layer.input, lambda amount: None))
+        return [self._loss(layer, chain, true) for chain in chains]
+
+    def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
+        """Return what is lost where the chain computes a layer, given its true response and those of the next ones."""
+        mine, found = true[layer.name], self._responses({layer.name: chain}, [layer])[layer.name]
+        chains = {layer.name: refit(chain, layer, found, mine)}
         following = self._next[layer.name]
         changed = self._responses(chains, following) if following else {}
-        chains |= {one.name: refit(as_chain(one), one, changed[one.name], self._true[one.name]) for one in following}
-        lost = (true - found).var(axis=0, dtype=np.float64).sum() / max(true.var(axis=0, dtype=np.float64).sum(), _TINY)
+        chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
+        lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
         return float(lost), _change(self._outputs, _run(*self._with(chains)), self._temperature)
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:

@@ -196,12 +196,11 @@ class Sensitivities:
         layers = [layer for layer in self._layers if layer.name in candidates]
         for _ in in_parallel(lambda layer: [self._drafts.of(layer, one) for one in candidates[layer.name]], layers):
             advance(1)
-        self._alone.start()
         for layer in layers:
-            self._alone.go_to(layer)
             measured = self._measured[layer.name]
-            for one in candidates[layer.name]:
-                lost, loss = self._alone.loss(layer, self._drafts.of(layer, one).chain)
+            chains = [self._drafts.of(layer, one).chain for one in candidates[layer.name]]
+            losses = self._alone.losses(layer, chains)
+            for one, (lost, loss) in zip(candidates[layer.name], losses, strict=True):
                 measured[one] = _Measured(max(lost, _NOTHING_LOST), loss, self._unseen(layer, one))
                 _LOG.info("%s: %s %s loses %.5f, the network %.6f", layer.name, one.method, one.setting, lost, loss)
             points = [(one.lost, one.loss) for one in measured.values()]

@@ -69,8 +69,7 @@ def test_no_more_is_lost_than_the_next_layer_cannot_take_back():
     losses = []
     for rewritten in ([first], [first, second]):
         alone = Alone(model, [first, second], rewritten, inputs_of(ROWS))
-        alone.go_to(first)
-        losses.append(alone.loss(first, chain))
+        losses += alone.losses(first, [chain])
     (lost, loss), (same, with_next) = losses
     assert lost == same
     hidden = ROWS @ first.weight.T
@@ -92,24 +91,22 @@ def _best(hidden, approximated, weight):
 
 
 def test_a_layer_behind_another_is_judged_from_where_it_stands():
-    """Going from layer to layer changes nothing but the time it takes."""
+    """Going from layer to layer, or back, changes nothing but the time it takes."""
     model = parse(BODY, u=normal(RNG, 16, 32), v=normal(RNG, 32, 8))
     layers = find_layers(model)
-    chain = truncated(layers[1], 4)
+    early, late = truncated(layers[0], 2), truncated(layers[1], 4)
     direct, walked = (Alone(model, layers, layers, inputs_of(ROWS)) for _ in range(2))
-    walked.go_to(layers[0])
-    assert walked.loss(layers[0], as_chain(layers[0]))[1] < 1e-9
-    for alone in (direct, walked):
-        alone.go_to(layers[1])
-    assert direct.loss(layers[1], chain) == pytest.approx(walked.loss(layers[1], chain), rel=1e-4)
+    (expected,) = direct.losses(layers[1], [late])
+    (before,) = walked.losses(layers[0], [early])
+    assert walked.losses(layers[1], [late]) == [pytest.approx(expected, rel=1e-4)]
+    assert walked.losses(layers[0], [early, early]) == [pytest.approx(before, rel=1e-4)] * 2
 
 
 def test_an_offset_is_no_loss():
     model = parse(BODY, u=normal(RNG, 16, 32), v=normal(RNG, 32, 8))
     first, second = find_layers(model)
     alone = Alone(model, [first, second], [first], inputs_of(ROWS))
-    alone.go_to(first)
     moved = replace(as_chain(first), bias=np.full(32, 5, np.float32))
-    lost, loss = alone.loss(first, moved)
+    ((lost, loss),) = alone.losses(first, [moved])
     assert lost < 1e-9
     assert loss < 1e-6
