@@ -29,7 +29,7 @@ from onnxlowrank.passes.base import KEEP, Candidate, keep
 from onnxlowrank.progress import Silent
 from onnxlowrank.reach import plan_by_macs
 from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Energies, Plan
+from onnxlowrank.select.offer import Energies
 
 
 def main() -> None:
@@ -46,16 +46,18 @@ def main() -> None:
         test = some_inputs(args, prepared.original, args.test, args.test_inputs)
         layers, drafts, model = prepared.layers, prepared.drafts, prepared.about.model
         plan = plan_by_macs(layers, prepared.candidates, args.speedup, select_exactly, Energies())
+        fitter = Fitter(prepared.about, drafts)
         alone = Alone(model, layers, list(layers), stacked_inputs(prepared.original, test))
         for layer in layers:
             if plan[layer.name].method == KEEP:
                 continue
-            without = divergence(prepared, test, fitted(prepared, {**plan, layer.name: keep(layer)}))
+            without = divergence(prepared, test, fitter.fit({**plan, layer.name: keep(layer)}, Silent()))
             tried = settings(prepared, plan[layer.name], shares)
             chains = [drafts.of(layer, candidate).chain for candidate in tried]
             for candidate, chain, (lost, loss) in zip(tried, chains, alone.losses(layer, chains), strict=True):
                 raw = divergence(prepared, test, {layer.name: chain})
-                within = divergence(prepared, test, fitted(prepared, {**plan, layer.name: candidate})) - without
+                fitted = fitter.fit({**plan, layer.name: candidate}, Silent())
+                within = divergence(prepared, test, fitted) - without
                 harms = (f"{one / lost:.3f}" for one in (raw, loss, within))
                 table.add_row(layer.name, f"{candidate.method} {candidate.setting}", f"{100 * lost:.2f} %", *harms)
     Console(width=140).print(table)
@@ -67,11 +69,6 @@ def settings(prepared: Prepared, chosen: Candidate, shares: list[float]) -> list
     return list(
         dict.fromkeys(min(mine, key=lambda one: abs(np.log(max(1 - one.energy, 1e-6) / share))) for share in shares)
     )
-
-
-def fitted(prepared: Prepared, plan: Plan) -> dict[str, Chain]:
-    """Return the chains of a plan."""
-    return Fitter(prepared.about, prepared.drafts).fit(plan, Silent())
 
 
 def divergence(prepared: Prepared, test: Inputs, chains: dict[str, Chain]) -> float:

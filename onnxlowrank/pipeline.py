@@ -339,7 +339,7 @@ def _report_layer(
 ) -> LayerReport:
     candidate = made.plan[layer.name]
     names = () if candidate.method == KEEP else suited[layer.name][candidate.method].rank_names
-    nothing = "no setting is cheaper" if len(candidates[layer.name]) == 1 else "saving elsewhere costs less accuracy"
+    nothing = "no setting is cheaper" if len(candidates[layer.name]) == 1 else "no setting saves enough for its loss"
     chain, reason = made.chains.get(layer.name), reasons.get(layer.name, nothing)
     return report_layer(layer, candidate, chain, names, reason, milliseconds)
 

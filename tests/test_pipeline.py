@@ -473,6 +473,15 @@ def clock(models, feeds, *_, **__):
     return [Latency((count + 0.1 * counted[0],) * 7) for count in counted]
 
 
+def test_a_kept_layer_says_why():
+    """A little fewer operations are had from some of the layers alone, the others could have been rewritten as well."""
+    result = optimize(vgg(), speedup=1.05, target="macs", calibration=smooth(16), exclude=["n_a"])
+    reasons = {layer.name: layer.kept_because for layer in result.layers}
+    assert reasons["n_a"] == "excluded"
+    assert "no setting saves enough for its loss" in reasons.values()
+    assert "" in reasons.values()
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """Let the stopwatch count, and say nothing of single layers."""
