@@ -17,32 +17,32 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.chain import Chain
-from onnxlowrank.choose import offer, suit
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_factors
-from onnxlowrank.drafts import Drafts
-from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.chain import Chain
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.layer import Layer
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
 from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
 from onnxlowrank.pipeline import SELECTIONS
+from onnxlowrank.plan.candidates import offer, suit
+from onnxlowrank.plan.goals import plan_by_macs
+from onnxlowrank.plan.selection import Energies
 from onnxlowrank.progress import Silent
-from onnxlowrank.reach import plan_by_macs
 from onnxlowrank.result import conv_macs
-from onnxlowrank.select.offer import Energies
 
 
 class Paper3D(Asymmetric3D):

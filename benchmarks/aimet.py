@@ -26,11 +26,11 @@ from common import arguments, some_inputs
 from onnx2torch import convert
 
 import onnxlowrank
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.cost.duel import ratio_of, take_turns
-from onnxlowrank.evaluate import compare_outputs
+from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.graph.load import load
-from onnxlowrank.runtime import Target
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.sessions import Target
 
 
 def main() -> None:

@@ -12,30 +12,30 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.stacking import stacked_inputs
-from onnxlowrank.choose import offer_all, suit
-from onnxlowrank.cost.block import channel_block
-from onnxlowrank.cost.cache import Cache
-from onnxlowrank.cost.chains import ChainTimer, fastest_forms
-from onnxlowrank.drafts import Drafts
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.layer import Layer
-from onnxlowrank.network import Network
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
-from onnxlowrank.prices import Prices
+from onnxlowrank.plan.candidates import offer_all, suit
+from onnxlowrank.plan.latency_model import Prices
+from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.selection import Energies, Losses
+from onnxlowrank.plan.sensitivity import Sensitivities, hold_out
 from onnxlowrank.progress import Silent
-from onnxlowrank.runtime import Target
-from onnxlowrank.select.offer import Energies, Losses
-from onnxlowrank.sensitivity import Sensitivities, hold_out
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

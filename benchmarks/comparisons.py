@@ -15,11 +15,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 import onnxlowrank
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.comparison import open_or_make
-from onnxlowrank.cost.duel import ratio_of, take_turns
 from onnxlowrank.graph.load import load
-from onnxlowrank.runtime import Target
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.sessions import Target
+from onnxlowrank.studies.compare import open_or_make
 
 
 def main() -> None:

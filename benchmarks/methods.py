@@ -20,26 +20,26 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.choose import suit
-from onnxlowrank.cost.block import channel_block
-from onnxlowrank.cost.cache import Cache
-from onnxlowrank.cost.chains import ChainTimer, fastest_forms
-from onnxlowrank.drafts import Drafts
-from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.layer import Layer
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, Pass, keep
+from onnxlowrank.plan.candidates import suit
 from onnxlowrank.progress import Silent
-from onnxlowrank.runtime import Target
 
 RATIOS = (2, 3, 4)
 TRIED = 6

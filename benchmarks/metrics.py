@@ -21,24 +21,24 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
+from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.cost.cache import Cache
-from onnxlowrank.cost.chains import ChainTimer, fastest_forms
-from onnxlowrank.drafts import Drafts
-from onnxlowrank.evaluate import Agreement, compare_outputs
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Setting, keep
 from onnxlowrank.progress import Silent
-from onnxlowrank.runtime import Target
-from onnxlowrank.weigh import METRICS, metric_of
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from common import arguments, prepare
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.cost.duel import measure_afresh
-from onnxlowrank.cost.latency import ratio
+from onnxlowrank.measure.interleaved import measure_afresh
+from onnxlowrank.measure.latency import ratio
 
 
 def main() -> None:

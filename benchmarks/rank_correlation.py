@@ -24,14 +24,14 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import Fitter
+from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import Candidate
+from onnxlowrank.plan.energy import select_by_energy
+from onnxlowrank.plan.selection import Energies, Losses, Offer, Plan, lost_energy
 from onnxlowrank.progress import Silent
-from onnxlowrank.select.energy import select_by_energy
-from onnxlowrank.select.offer import Energies, Losses, Offer, Plan, lost_energy
 
 DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"
 SPREAD = 1.0

@@ -34,17 +34,17 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.cost.duel import ratio_of, take_turns
-from onnxlowrank.evaluate import class_scores, divergence
-from onnxlowrank.fit import Fitter
+from onnxlowrank.evaluate.agreement import class_scores, divergence
+from onnxlowrank.fit.fitter import Fitter
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.sessions import all_threads, open_session
 from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.plan.energy import select_by_energy, select_uniformly
+from onnxlowrank.plan.goals import Made, Workbench, reach_conv_macs, reach_speedup
+from onnxlowrank.plan.knapsack import select_exactly
+from onnxlowrank.plan.selection import Energies, Losses, Offer, Plan, Select, lost_energy
 from onnxlowrank.progress import Silent
-from onnxlowrank.reach import Made, Workbench, reach_conv_macs, reach_speedup
-from onnxlowrank.runtime import all_threads, open_session
-from onnxlowrank.select.energy import select_by_energy, select_uniformly
-from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Energies, Losses, Offer, Plan, Select, lost_energy
 
 Way = Callable[[float], Made]
 """Makes a network of a speed-up."""

@@ -5,8 +5,8 @@
 For every layer that a plan rewrites some settings of the plan's pass are tried. Divergences are printed over the share
 of the response's variance that the draft loses: of the network with the draft in place of the layer and nothing else
 changed; of the same once its response and those of the next layers are mapped to the true ones, which is what
-sensitivities are made of (:mod:`onnxlowrank.alone`); and what the layer adds to the divergence of the plan's network,
-in which every layer is fitted to what those before it give.
+sensitivities are made of (:mod:`onnxlowrank.plan.layer_sensitivity`); and what the layer adds to the divergence of the
+plan's network, in which every layer is fitted to what those before it give.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.alone import Alone
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.calibrate.stacking import stacked_inputs
-from onnxlowrank.chain import Chain
-from onnxlowrank.evaluate import compare_outputs
-from onnxlowrank.fit import Fitter
+from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.fit.fitter import Fitter
+from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import KEEP, Candidate, keep
+from onnxlowrank.plan.goals import plan_by_macs
+from onnxlowrank.plan.knapsack import select_exactly
+from onnxlowrank.plan.layer_sensitivity import Alone
+from onnxlowrank.plan.selection import Energies
 from onnxlowrank.progress import Silent
-from onnxlowrank.reach import plan_by_macs
-from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Energies
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.chain import Chain
-from onnxlowrank.cost.duel import ratio_of, take_turns
-from onnxlowrank.network import Network
+from onnxlowrank.graph.chain import Chain
+from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.plan.goals import Workbench, reach_speedup
+from onnxlowrank.plan.knapsack import select_exactly
+from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.selection import Energies, Plan
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.reach import Workbench, reach_speedup
-from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Energies, Plan
 
 
 class Outliner:

@@ -16,22 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.inputs import open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
-from onnxlowrank.choose import suit
 from onnxlowrank.decompose.spectrum import cumulative_energy
-from onnxlowrank.fit import Calibration, collect_statistics
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.fit.fitter import Calibration, collect_statistics
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.layer import Layer
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import RESPONSE, Candidate, keep
+from onnxlowrank.plan.candidates import suit
+from onnxlowrank.plan.energy import select_by_energy
+from onnxlowrank.plan.selection import Offer, lost_energy
 from onnxlowrank.progress import Silent
-from onnxlowrank.select.energy import select_by_energy
-from onnxlowrank.select.offer import Offer, lost_energy
 
 PAPER = {
     2: (64, 18, 41, 50, 94, 96, 116, 207, 213, 260, 467, 455, 442),

@@ -1,13 +1,13 @@
 """Makes trained ONNX networks faster in onnxruntime by low-rank decomposition of their layers, without training."""
 
-from onnxlowrank.analysis import Analysis, analyze
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
-from onnxlowrank.comparison import Comparison, compare
 from onnxlowrank.errors import InputDataError, ModelError, OnnxLowRankError, OptionError, ProviderError
+from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.pipeline import optimize
 from onnxlowrank.result import Result
-from onnxlowrank.shares import Profile, profile
-from onnxlowrank.sweeps import Sweep, sweep
+from onnxlowrank.studies.analyze import Analysis, analyze
+from onnxlowrank.studies.compare import Comparison, compare
+from onnxlowrank.studies.profile import Profile, profile
+from onnxlowrank.studies.sweep import Sweep, sweep
 
 __all__ = [
     "Analysis",

@@ -12,33 +12,34 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.calibrate.feeds import Inputs
-from onnxlowrank.calibrate.inputs import Source, open_inputs
-from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.calibrate.specs import input_specs
 from onnxlowrank.calibrate.stacking import stacked_inputs
-from onnxlowrank.calibrate.synthetic import synthetic_inputs
-from onnxlowrank.choose import Ranks, Suited, offer_all, set_by_hand, suit
-from onnxlowrank.cost.block import channel_block
-from onnxlowrank.cost.cache import Cache
-from onnxlowrank.cost.chains import ChainTimer, fastest_forms
-from onnxlowrank.drafts import Drafts
 from onnxlowrank.errors import ModelError, OptionError
-from onnxlowrank.evaluate import Agreement, compare_outputs
-from onnxlowrank.fit import Calibration, Fitter, collect_statistics, default_forms
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics, default_forms
 from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal, goal_of
-from onnxlowrank.graph.layers import find_layers
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.layer import FloatArray, Layer
-from onnxlowrank.network import Network
+from onnxlowrank.graph.verify import verify_interface
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.inputs.sources import Source, open_inputs
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.inputs.synthetic import synthetic_inputs
+from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.sessions import Target, all_threads, open_session
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate
-from onnxlowrank.prices import Prices
-from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.reach import (
+from onnxlowrank.plan.candidates import Ranks, Suited, offer_all, set_by_hand, suit
+from onnxlowrank.plan.energy import select_by_energy, select_uniformly
+from onnxlowrank.plan.goals import (
     TOO_FAST,
     Made,
     Workbench,
@@ -49,14 +50,13 @@ from onnxlowrank.reach import (
     reach_size,
     reach_speedup,
 )
+from onnxlowrank.plan.knapsack import select_exactly
+from onnxlowrank.plan.latency_model import Prices
+from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.selection import Energies, Losses, Select
+from onnxlowrank.plan.sensitivity import Sensitivities, hold_out
+from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
-from onnxlowrank.runtime import Target, all_threads, open_session
-from onnxlowrank.select.energy import select_by_energy, select_uniformly
-from onnxlowrank.select.knapsack import select_exactly
-from onnxlowrank.select.offer import Energies, Losses, Select
-from onnxlowrank.sensitivity import Sensitivities, hold_out
-from onnxlowrank.verify import verify_interface
-from onnxlowrank.weigh import METRICS, metric_of
 
 EXACT = "exact"
 SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
@@ -127,7 +127,7 @@ def optimize(
         max_size: How many bytes its file may have.
         target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its
             convolutions.
-        calibration: Sample inputs, see :func:`onnxlowrank.calibrate.inputs.open_inputs`; None uses synthetic images.
+        calibration: Sample inputs, see :func:`onnxlowrank.inputs.sources.open_inputs`; None uses synthetic images.
         evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the
             calibration.
         preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and
@@ -138,7 +138,7 @@ def optimize(
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
-        ranks: By layer name, settings by hand, or :class:`onnxlowrank.choose.ByHand`.
+        ranks: By layer name, settings by hand, or :class:`onnxlowrank.plan.candidates.ByHand`.
         selection: ``exact`` minimises what the layers' errors do to the output, measured layer by layer, as a knapsack
             problem; ``energy`` is the greedy choice of Zhang 2015, Eq. 13-14; ``uniform`` cuts all layers alike.
         metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is

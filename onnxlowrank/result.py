@@ -8,12 +8,12 @@ from typing import Any
 
 import onnx
 
-from onnxlowrank.chain import Chain
-from onnxlowrank.cost.latency import Latency
-from onnxlowrank.evaluate import Agreement
-from onnxlowrank.finite import finite
+from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
-from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.graph.chain import Chain
+from onnxlowrank.graph.layer import FloatArray, Layer
+from onnxlowrank.json_values import finite
+from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, Candidate, Setting
 
 SCHEMA = 3

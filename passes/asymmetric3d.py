@@ -22,11 +22,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
-from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, hollow
 from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
 

@@ -21,12 +21,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.decompose.metric import Metric, frobenius
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes, shares
-from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.graph.chain import Chain, Step, Window
+from onnxlowrank.graph.layer import FloatArray, Layer
 
 KEEP = "keep"
 RESPONSE = "response"

@@ -28,12 +28,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, IntArray, Step
 from onnxlowrank.decompose.clusters import balanced_clusters, group_size, slots
 from onnxlowrank.decompose.metric import Metric, refine
 from onnxlowrank.decompose.outer_product import Terms, slice_energy
 from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
-from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.chain import Chain, IntArray, Step
+from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,

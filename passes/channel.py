@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
-from onnxlowrank.layer import Geometry, Layer
+from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.passes.base import (
     RESPONSE,
     Candidate,

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.cp import Terms, cp_energy, cp_terms
 from onnxlowrank.decompose.metric import refine
 from onnxlowrank.decompose.outer_product import joint_als
-from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,

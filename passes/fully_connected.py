@@ -18,7 +18,7 @@ Parameters:  K (C + F) + F
 from __future__ import annotations
 
 from onnxlowrank.decompose.spectrum import Float64Array
-from onnxlowrank.layer import Layer
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.passes.channel import Channel
 
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.metric import refine
 from onnxlowrank.decompose.outer_product import Terms, greedy_terms, joint_als, slice_energy, slice_terms
-from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step, Window
 from onnxlowrank.decompose.spatial import spatial_energy, spatial_factors
-from onnxlowrank.layer import FloatArray, Layer
+from onnxlowrank.graph.chain import Chain, Step, Window
+from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxlowrank.chain import Chain, Step
 from onnxlowrank.decompose.metric import refine
 from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
-from onnxlowrank.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
     Candidate,
     Draft,

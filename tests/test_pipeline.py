@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from graph_models import describe, error, normal, parse, residual_block, run, without_body
+from helpers.models import describe, error, normal, parse, residual_block, run, without_body
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxlowrank import ModelError, OptionError, network, optimize, pipeline, reach, search
-from onnxlowrank.calibrate.inputs import input_specs, open_inputs
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
-from onnxlowrank.choose import ByHand
-from onnxlowrank.cost.cache import Timing
-from onnxlowrank.cost.latency import Latency
+from onnxlowrank import ModelError, OptionError, optimize, pipeline
 from onnxlowrank.goal import Goal
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.sources import input_specs, open_inputs
+from onnxlowrank.measure.cache import Timing
+from onnxlowrank.measure.latency import Latency
+from onnxlowrank.plan import goals as reach
+from onnxlowrank.plan import network, search
+from onnxlowrank.plan.candidates import ByHand
 
 RNG = np.random.default_rng(23)
 

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.errors import InputDataError, ModelError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
-from onnxlowrank.runtime import all_threads, open_session, running
 
 Rows = NDArray[np.float32]
 

@@ -19,12 +19,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.calibrate.feeds import Inputs
 from onnxlowrank.decompose.spectrum import Float64Array
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.graph.index import is_standard
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import expose
-from onnxlowrank.layer import Layer
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.progress import Advance
 
 Torch = Any

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import onnx
 
-from onnxlowrank.calibrate.feeds import Inputs
+from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import expose
-from onnxlowrank.layer import Layer
-from onnxlowrank.runtime import all_threads, open_session, running
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.measure.sessions import all_threads, open_session, running
 
 
 def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs) -> list[Layer]:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import positions_per_input
-from onnxlowrank.calibrate.feeds import Inputs, byte_count, joined
-from onnxlowrank.calibrate.specs import Feeds, input_specs
-from onnxlowrank.runtime import all_threads, open_session, running
+from onnxlowrank.inputs.feeds import Inputs, byte_count, joined
+from onnxlowrank.inputs.specs import Feeds, input_specs
+from onnxlowrank.measure.sessions import all_threads, open_session, running
 
 _MOST_SAMPLES = 16
 _MOST_BYTES = 256 * 1024

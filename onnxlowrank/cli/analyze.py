@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.analysis import analyze as run
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.options import (
     AsJson,
@@ -33,7 +32,8 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import names, shape
-from onnxlowrank.report.analysed import analysis_report
+from onnxlowrank.report.analyze import analysis_report
+from onnxlowrank.studies.analyze import analyze as run
 
 EXAMPLE = """
 Example:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import app
-from onnxlowrank.cost.cache import Cache
+from onnxlowrank.measure.cache import Cache
 
 EXAMPLE = """
 Example:

@@ -30,8 +30,8 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import counts, names, shape
-from onnxlowrank.comparison import compare as run
-from onnxlowrank.report.compared import comparison_report
+from onnxlowrank.report.compare import comparison_report
+from onnxlowrank.studies.compare import compare as run
 
 EXAMPLE = """
 Example:

@@ -33,7 +33,7 @@ from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.html import html as to_html
-from onnxlowrank.report.optimised import optimisation_report
+from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
 
 EXAMPLE = """

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxlowrank.calibrate.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.cli.app import console
 from onnxlowrank.cli.parsing import numbers, size
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.passes import pass_names
 from onnxlowrank.report.content import Report
 from onnxlowrank.report.html import html as to_html

@@ -5,8 +5,8 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 
-from onnxlowrank.choose import ByHand
 from onnxlowrank.errors import OptionError
+from onnxlowrank.plan.candidates import ByHand
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

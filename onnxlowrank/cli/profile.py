@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.calibrate.preprocess import preprocess_from_options
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.options import (
     AsJson,
@@ -23,8 +22,9 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import shape
-from onnxlowrank.report.profiled import profile_report
-from onnxlowrank.shares import profile as run
+from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.report.profile import profile_report
+from onnxlowrank.studies.profile import profile as run
 
 EXAMPLE = """
 Example:

@@ -32,8 +32,8 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import names, numbers
-from onnxlowrank.report.swept import sweep_report
-from onnxlowrank.sweeps import sweep as run
+from onnxlowrank.report.sweep import sweep_report
+from onnxlowrank.studies.sweep import sweep as run
 
 EXAMPLE = """
 Example:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxlowrank.chain import IntArray
+from onnxlowrank.graph.chain import IntArray
 from onnxlowrank.graph.index import attributes, is_standard
 
 Array = NDArray[Any]

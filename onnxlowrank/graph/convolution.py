@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxlowrank.chain import Step
+from onnxlowrank.graph.chain import Step
 
 
 def conv_attributes(step: Step) -> dict[str, Any]:

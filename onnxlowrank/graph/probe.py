@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxlowrank.chain import DENSE, Step, Window
 from onnxlowrank.errors import ModelError
+from onnxlowrank.graph.chain import DENSE, Step, Window
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 

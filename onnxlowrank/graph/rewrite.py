@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxlowrank.chain import Chain, IntArray, Step
+from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.walk import names, opset, rebuild, unique
-from onnxlowrank.layer import FloatArray, Layer
 
 
 def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> ModelProto:

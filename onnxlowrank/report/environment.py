@@ -9,7 +9,7 @@ import platform
 
 import onnxruntime as ort
 
-from onnxlowrank.cost.hardware import processor
+from onnxlowrank.measure.hardware import processor
 
 
 def environment(providers: tuple[str, ...], threads: tuple[int, ...]) -> list[tuple[str, str]]:

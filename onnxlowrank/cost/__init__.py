@@ -1,1 +1,0 @@
-"""What a network costs: measured milliseconds, and the channel block that makes its cost a staircase."""

@@ -1,0 +1,92 @@
+"""Milliseconds of networks on an execution provider, measured side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxlowrank.inputs.specs import Feeds
+from onnxlowrank.measure.sessions import Target, open_session, running
+
+_WARM_UP = 3
+_SHORTEST_S = 0.004  # runs shorter than this are timed several at once
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one network, one entry a round, in milliseconds."""
+
+    milliseconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median in milliseconds."""
+        return float(np.median(self.milliseconds))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile in milliseconds."""
+        low, high = np.percentile(self.milliseconds, [10, 90])
+        return float(low), float(high)
+
+
+def measure(
+    models: Sequence[onnx.ModelProto],
+    feeds: Feeds,
+    target: Target,
+    seconds: float,
+) -> list[Latency]:
+    """Time models on one input in interleaved rounds A B A B, so that what disturbs the machine disturbs all alike.
+
+    Each has one session: where its buffers come to lie in memory is left to chance.
+
+    Args:
+        models: The networks; all take ``feeds``.
+        feeds: One input.
+        target: Provider and threads.
+        seconds: About how long to measure; at least 7 and at most 200 rounds are run.
+
+    Returns:
+        One :class:`Latency` a model.
+    """
+    sessions = [open_session(model, target) for model in models]
+    repeats = []
+    with running(feeds):
+        runs = [_runner(session, feeds) for session in sessions]
+        for run in runs:
+            once = min(_timed(run, 1) for _ in range(_WARM_UP))
+            repeats.append(max(1, round(_SHORTEST_S / once)))
+    times: list[list[float]] = [[] for _ in models]
+    start = time.perf_counter()
+    while len(times[0]) < 7 or (len(times[0]) < 200 and time.perf_counter() - start < seconds):
+        for run, count, collected in zip(runs, repeats, times, strict=True):
+            collected.append(1e3 * _timed(run, count) / count)
+    return [Latency(tuple(collected)) for collected in times]
+
+
+def ratio(before: Latency, after: Latency) -> float:
+    """Return the speed-up: the median over the interleaved rounds of time before / time after."""
+    return float(np.median(np.divide(before.milliseconds, after.milliseconds)))
+
+
+def _runner(session: ort.InferenceSession, feeds: Feeds) -> Callable[[], object]:
+    """Bind inputs and outputs once; copies to and from a device stay out of the timing."""
+    binding = session.io_binding()
+    device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def _timed(run: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    return time.perf_counter() - start

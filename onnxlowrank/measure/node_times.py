@@ -1,0 +1,220 @@
+"""Milliseconds of every node of a network inside that network, by the names the network itself gives its nodes.
+
+onnxruntime's profiler times the nodes of the graph it has optimised. There a Conv and what it fuses with it are one
+node, named after one of them or after a tensor, and nodes of onnxruntime's own bring tensors into the layout it likes.
+
+The profiler itself takes some microseconds a node, to put down shapes and what every thread did: as much as a small
+layer. So the network also runs without it, and what the nodes take longer in all is taken off them in equal parts, but
+no more than the shortest of them took.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.walk import named, names
+from onnxlowrank.inputs.specs import Feeds
+from onnxlowrank.measure.sessions import Target, open_session, running
+
+_WARM_UP = 3
+_FEWEST, _MOST = 7, 100  # runs
+_EVENT = "_kernel_time"
+# Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node.
+_BLOCKED = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?")
+_BLOCKED_BATCH_NORM = re.compile(r"(?P<tensor>.+)_bn_nchwc(_token_\d+)?")
+_FUSED = re.compile(r"(fused )?(?P<node>.+?)(/\w+Fusion/*)*")
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Times of one node of the graph that onnxruntime makes of a network, one entry a run, in milliseconds.
+
+    Attributes:
+        name: Its name in that graph.
+        op: Its operator there, e.g. ``Conv``, ``FusedConv`` or ``ReorderInput``.
+        node: The node of the network that it computes: of several fused into one, the Conv, Gemm or MatMul among them.
+            None for nodes of onnxruntime's own, and where its name does not tell.
+        milliseconds: The times.
+    """
+
+    name: str
+    op: str
+    node: str | None
+    milliseconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median in milliseconds."""
+        return float(np.median(self.milliseconds))
+
+
+def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float = 2.0) -> list[NodeTime]:
+    """Return the times of all the nodes onnxruntime runs for ``model``, in the order it runs them.
+
+    Nodes inside subgraphs count to the node that carries the subgraph. On CUDA a node's time is that to queue its
+    work, unless the environment has had ``CUDA_LAUNCH_BLOCKING=1`` since the process started.
+
+    Args:
+        model: The network. A node without a name goes by ``<operator>/<first output>``, as in normalised models.
+        feeds: One input.
+        target: Provider and threads.
+        seconds: About how long to run it; at least 7 and at most 100 runs are timed.
+    """
+    (times,) = profile_in_turns([model], feeds, target, seconds)
+    return times
+
+
+def profile_in_turns(
+    models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float = 2.0
+) -> list[list[NodeTime]]:
+    """Return for every network what :func:`profile` does; run in turns, what disturbs one disturbs the others.
+
+    Args:
+        models: The networks.
+        feeds: One input of them all.
+        target: Provider and threads.
+        seconds: About how long to run each.
+    """
+    models = [_with_names(model) for model in models]
+    sessions: list[ort.InferenceSession] = []
+    traces: list[Path] = []
+    whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
+    with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
+        try:
+            for index, model in enumerate(models):
+                sessions.append(open_session(model, target, trace=Path(folder) / str(index)))
+            unprofiled = [open_session(model, target) for model in models]
+            with running(feeds):
+                start, count = math.inf, -_WARM_UP
+                while count < _FEWEST or (count < _MOST and time.perf_counter() - start < seconds * len(models)):
+                    if count == 0:
+                        start = time.perf_counter()
+                    for session, plain, milliseconds in zip(sessions, unprofiled, whole, strict=True):
+                        session.run(None, feeds)
+                        begin = time.perf_counter()
+                        plain.run(None, feeds)
+                        milliseconds.append(1e3 * (time.perf_counter() - begin))
+                    count += 1
+        finally:
+            traces += [Path(session.end_profiling()) for session in sessions]
+        return [_node_times(*one) for one in zip(models, traces, whole, strict=True)]
+
+
+def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> list[NodeTime]:
+    """Return the times of the nodes, given those of the network without the profiler."""
+    runs = _runs(json.loads(trace.read_text(encoding="utf-8")))
+    taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[_WARM_UP:]
+    if taken.size:
+        overhead = np.median(taken.sum(axis=1) - whole[_WARM_UP:]) / taken.shape[1]
+        taken -= np.clip(overhead, 0, np.median(taken, axis=0).min())
+    known = _Names(model)
+    times = []
+    for event, milliseconds in zip(runs[0], np.maximum(taken, 0).T.tolist(), strict=True):
+        name, op = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
+        times.append(NodeTime(name, op, known.node(name, op), tuple(milliseconds)))
+    return times
+
+
+def time_per_node(times: Iterable[NodeTime]) -> dict[str, float]:
+    """Return the median milliseconds of the network's nodes; those of onnxruntime's own nodes are left out."""
+    total: dict[str, float] = {}
+    for part in times:
+        if part.node is not None:
+            total[part.node] = total.get(part.node, 0.0) + part.median
+    return total
+
+
+def time_per_layer(times: Iterable[NodeTime], layers: Sequence[Layer]) -> tuple[dict[str, float], float]:
+    """Return the milliseconds of every layer, and those of all the rest.
+
+    Args:
+        times: Of the network ``layers`` were found in, or of that network with some of them rewritten.
+        layers: The layers.
+
+    Returns:
+        The sum of the medians of each layer's nodes, whether its own or those of the chain in its place, and of what
+        is fused with them; and the sum over all nodes of no layer, onnxruntime's own among them.
+    """
+    owners = {name: layer.name for layer in layers for name in layer.nodes}
+    per_layer, rest = {layer.name: 0.0 for layer in layers}, 0.0
+    for part in times:
+        name = part.node or ""
+        owner = owners.get(name) or name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
+        if owner in per_layer:
+            per_layer[owner] += part.median
+        else:
+            rest += part.median
+    return per_layer, rest
+
+
+class _Names:
+    """Finds the node of a network that a node of onnxruntime's graph stems from."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._names = {node.name for node in model.graph.node}
+        self._writers = {name: node for node in model.graph.node for name in node.output if name}
+
+    def node(self, name: str, op: str) -> str | None:
+        """Return the name of the node that the one called ``name``, an ``op``, stems from; None if there is none."""
+        if name in self._names:
+            return name
+        for pattern in (_BLOCKED, _BLOCKED_BATCH_NORM):
+            blocked = pattern.fullmatch(name)
+            if blocked and blocked["tensor"] in self._writers:
+                node = self._writers[blocked["tensor"]]
+                is_conv = pattern is _BLOCKED and op == "Conv"
+                return str(self._convolution(node).name if is_conv else node.name)
+        fused = _FUSED.fullmatch(name)
+        return fused["node"] if fused and fused["node"] in self._names else None
+
+    def _convolution(self, last: onnx.NodeProto) -> onnx.NodeProto:
+        """Return the Conv that was fused with all up to the node ``last``: the nearest in front of it."""
+        found = [last]
+        for node in found:
+            if node.op_type == "Conv":
+                return node
+            found += [self._writers[name] for name in node.input if name in self._writers]
+        return last
+
+
+def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of ``model`` in which every node has a name of its own."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:]
+    copy.graph.node.extend(named(model.graph.node, names(model)))
+    return copy
+
+
+def _runs(trace: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the events of the main graph's nodes, run by run, in the order they ended."""
+    runs: list[list[dict[str, Any]]] = [[]]
+    for event in trace:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            runs[-1].append(event)
+        elif event["name"] == "model_run":
+            runs.append([])
+    return [_outermost(run) for run in runs[:-1]]
+
+
+def _outermost(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events that are no part of another: one that ends before another but starts after it is."""
+    kept, start = [], math.inf
+    for event in reversed(events):
+        if event["ts"] <= start:
+            kept.append(event)
+            start = event["ts"]
+    return kept[::-1]

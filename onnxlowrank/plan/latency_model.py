@@ -1,0 +1,194 @@
+"""What candidates cost inside a network, in milliseconds.
+
+A network's layers have tens of thousands of candidates, and to time one takes about half a second. So only those are
+timed that a selection chooses. The others are estimated from the timed ones of the same pass in layers of the same
+shape: what is interpolated is the throughput, MACs a millisecond, over the logarithms of the ranks, since between the
+edges of the staircase it changes little. What is far from everything that was timed is taken to be a little faster than
+the dense layers are: a hope that makes the selection choose it, and so have it timed, before it is given up.
+
+A chain on its own and a chain among others differ in what the caches hold. So prices are in proportion to what
+onnxruntime's profiler says of the dense layers inside the network, and those of chains in proportion to what the first
+plan that was measured as a whole says of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.passes.base import KEEP, Candidate, Setting
+from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.selection import Losses, Offer, Plan
+
+_Floats = NDArray[np.float64]
+
+_HOPE = 1.15
+"""Throughput of chains before any was timed, in that of the dense layers."""
+_FAR = np.log(4.0)
+"""Distance between settings, in the logarithm of a rank, at which a timing counts as much as the hope."""
+
+
+class Prices:
+    """Prices of the candidates of one network on one target.
+
+    Attributes:
+        rest: Milliseconds of what belongs to no layer.
+        whole: Milliseconds of the network as it is.
+        dense: Milliseconds of every layer as it is.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        candidates: Mapping[str, Sequence[Candidate]],
+        losses: Losses,
+        timer: ChainTimer,
+    ) -> None:
+        """Time the network as it is, and each of its layers alone.
+
+        Args:
+            network: Whose layers are priced.
+            candidates: What they offer.
+            losses: What candidates take from the network.
+            timer: Times chains on the network's target.
+        """
+        inside, whole = network.dense_times  # layers not told apart there cost what they take alone
+        self._timer, self._suited = timer, network.suited
+        self._layers = {layer.name: layer for layer in network.layers}
+        self._kinds = {layer.name: _kind(layer) for layer in network.layers}
+        self._losses = losses
+        self._shelves = {name: _Shelf(offered, losses) for name, offered in candidates.items()}
+        self._chains = 1.0
+        self._corrections: dict[str, float] = defaultdict(lambda: 1.0)
+        self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
+        alone = {layer.name: _Timed(layer.macs, timer.milliseconds(layer, None).ms) for layer in network.layers}
+        for name, timed in alone.items():
+            self._timed[self._kinds[name], KEEP][()] = timed
+        self.dense = {name: inside.get(name) or timed.ms for name, timed in alone.items()}
+        self.whole = whole
+        self.rest = max(whole - sum(self.dense.values()), 0.0)
+        self._scales = {name: self.dense[name] / timed.ms for name, timed in alone.items()}
+        usual = sum(timed.macs for timed in alone.values()) / sum(timed.ms for timed in alone.values())
+        self._hopes = {name: _HOPE * max(timed.speed, usual) for name, timed in alone.items()}
+
+    def of(self, candidate: Candidate) -> float:
+        """Return the milliseconds of a candidate that was timed."""
+        return self._scale(candidate.layer, candidate.method) * self._times(candidate)[candidate.setting].ms
+
+    def total(self, plan: Plan) -> float:
+        """Return the predicted milliseconds of the network under a plan whose candidates were timed."""
+        return self.rest + sum(self.of(candidate) for candidate in plan.values())
+
+    def offers(self, timed: bool = False) -> dict[str, list[Offer]]:
+        """Return for every layer the offers that no other beats, by what is known so far.
+
+        Args:
+            timed: Whether to offer only what was timed.
+        """
+        return {name: self._offers(name, shelf, timed) for name, shelf in self._shelves.items()}
+
+    def learn(self, plan: Plan) -> bool:
+        """Time the candidates of a plan or, when they have been, refine its losses; return whether anything is new."""
+        return self._time(plan) or self._refine(plan)
+
+    def _refine(self, plan: Plan) -> bool:
+        refined = self._losses.refine(plan)
+        for name in refined:
+            self._shelves[name] = _Shelf(self._shelves[name].candidates, self._losses)
+        return bool(refined)
+
+    def _time(self, plan: Plan) -> bool:
+        new = [candidate for candidate in plan.values() if candidate.setting not in self._times(candidate)]
+        for candidate in new:
+            times, layer = self._times(candidate), self._layers[candidate.layer]
+            if candidate.setting not in times:  # by now a layer of the same kind may have been timed
+                outline = self._suited[layer.name][candidate.method].outline(layer, candidate.setting)
+                chain = outline.lowered(fastest_forms(self._timer, layer, outline))
+                times[candidate.setting] = _Timed(candidate.macs, self._timer.milliseconds(layer, chain).ms)
+        return bool(new)
+
+    def calibrate(self, plan: Plan, milliseconds: float) -> None:
+        """Take in what a plan takes in truth: its chains, and those of all plans, are as much dearer or cheaper."""
+        chains = sum(self.of(candidate) for candidate in plan.values() if candidate.method != KEEP)
+        others = self.total(plan) - chains
+        if chains and milliseconds > others:
+            self._chains *= (milliseconds - others) / chains
+
+    def correct(self, candidate: Candidate, milliseconds: float) -> None:
+        """Take in what a timed candidate costs in truth: the chains of its layer are as much dearer or cheaper."""
+        self._corrections[candidate.layer] *= milliseconds / self.of(candidate)
+
+    def _scale(self, layer: str, method: str) -> float:
+        dense = self._scales[layer]
+        return dense if method == KEEP else dense * self._chains * self._corrections[layer]
+
+    def _times(self, candidate: Candidate) -> dict[Setting, _Timed]:
+        return self._timed[self._kinds[candidate.layer], candidate.method]
+
+    def _offers(self, name: str, shelf: _Shelf, timed: bool) -> list[Offer]:
+        costs, allowed = np.empty(len(shelf.candidates)), np.ones(len(shelf.candidates), bool)
+        for method, rows in shelf.rows.items():
+            times = self._timed[self._kinds[name], method]
+            costs[rows] = shelf.macs[rows] / _speeds(shelf.ranks[method], times, self._hopes[name])
+            known = [row for setting in times if (row := shelf.row.get((method, setting))) is not None]
+            costs[known] = [times[shelf.candidates[row].setting].ms for row in known]
+            if timed:
+                allowed[np.setdiff1d(rows, known)] = False
+            costs[rows] *= self._scale(name, method)
+        order = np.flatnonzero(allowed)
+        order = order[np.lexsort((shelf.losses[order], costs[order]))]
+        least = np.minimum.accumulate(shelf.losses[order])
+        front = order[np.append(True, least[1:] < least[:-1])]
+        return [Offer(shelf.candidates[i], float(costs[i]), float(shelf.losses[i])) for i in front.tolist()]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    macs: int
+    ms: float
+
+    @property
+    def speed(self) -> float:
+        """MACs a millisecond."""
+        return self.macs / self.ms
+
+
+class _Shelf:
+    """The candidates of one layer, as arrays: rows of them by pass, and the logarithms of their ranks."""
+
+    def __init__(self, candidates: Sequence[Candidate], losses: Losses) -> None:
+        self.candidates = candidates
+        self.losses = np.array([losses.of(candidate) for candidate in candidates])
+        self.macs = np.array([candidate.macs for candidate in candidates], float)
+        methods = np.array([candidate.method for candidate in candidates])
+        self.row = {(candidate.method, candidate.setting): row for row, candidate in enumerate(candidates)}
+        self.rows = {method: np.flatnonzero(methods == method) for method in dict.fromkeys(methods.tolist())}
+        self.ranks = {
+            method: np.log([candidates[row].setting for row in rows.tolist()]).reshape(len(rows), -1)
+            for method, rows in self.rows.items()
+        }
+
+
+def _speeds(ranks: _Floats, timed: Mapping[Setting, _Timed], hope: float) -> _Floats:
+    """Return the throughput expected at logarithms of ranks ``[n, k]``, by distance from what was timed.
+
+    Weights are inverse squared distances (Shepard's interpolation); the hope is as far from everywhere.
+    """
+    known = np.log([list(setting) for setting in timed]).reshape(len(timed), ranks.shape[1])
+    squared = ((ranks[:, None] - known) ** 2).sum(axis=2)
+    weights = 1 / (squared + 1e-6)
+    speeds = np.log([one.speed for one in timed.values()])
+    logs: _Floats = (weights @ speeds + np.log(hope) / _FAR**2) / (weights.sum(axis=1) + 1 / _FAR**2)
+    return np.exp(logs)
+
+
+def _kind(layer: Layer) -> Hashable:
+    """Return what equal layers share: chains of equal shape take equally long in them."""
+    about = layer.op, layer.weight.shape, layer.geometry, layer.group, layer.bias is None
+    return *about, layer.input_shape, layer.activation.name, layer.shortcut is None

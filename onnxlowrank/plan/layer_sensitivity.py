@@ -1,0 +1,169 @@
+"""What the outputs of a network lose when one layer alone is approximated: measured, without labels.
+
+An error of a layer is not what arrives at the outputs. The layers behind it are fitted on what it gives then, to the
+responses they had before (Zhang 2015, Eq. 12), and take back much of it, most of all behind the first layers of a
+network (``benchmarks/single_layers.py``). So they are refitted here as well, as far as that is cheap: a linear map
+takes the response of the layer itself, and those of the next ones behind it, to what these responses were. A plan may
+keep some of these, which then take nothing back: that is not accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from onnxlowrank.calibrate.capture import Rows, run_probes
+from onnxlowrank.calibrate.prefix_cache import Frontier
+from onnxlowrank.decompose.regression import Samples, fit_low_rank
+from onnxlowrank.evaluate.agreement import class_scores, confidence, divergence
+from onnxlowrank.graph.chain import Chain, Step, as_chain
+from onnxlowrank.graph.layer import Geometry, Layer
+from onnxlowrank.graph.probe import Probe, add_probes
+from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.graph.successors import next_layers
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.measure.sessions import all_threads, open_session, running
+
+Outputs = list[NDArray[np.generic]]
+
+_CONFIDENCE = 0.8
+"""Mean probability of the most probable class above which the temperature is raised."""
+_HOTTEST = 1e3
+_MOST_REFITTED = 8
+"""Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
+_PROBE = "::onnxlowrank::response"
+_SEED = 0
+_TINY = 1e-30
+
+
+class Alone:
+    """A network and its outputs, with which those of approximations of single layers are compared.
+
+    The loss is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the
+    squared relative error of all outputs. On images a network was trained with it is so sure of its classes that only a
+    few would count: the divergence is taken at a temperature at which it is less sure.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, layers: Sequence[Layer], rewritten: Sequence[Layer], inputs: Inputs
+    ) -> None:
+        """Run the network.
+
+        Args:
+            model: A normalised model.
+            layers: Of that model.
+            rewritten: Those of them that may be rewritten, so that they can take back errors.
+            inputs: To measure losses on.
+        """
+        self._model, self._layers, self._inputs = model, layers, inputs
+        self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
+        self._outputs = _run(model, inputs)
+        self._temperature = _temperature(self._outputs)
+        self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
+        self._depth, self._frontier = 0, Frontier(inputs, _SEED)
+
+    def losses(self, layer: Layer, chains: Sequence[Chain]) -> list[tuple[float, float]]:
+        """Return for every chain what is lost where it computes the layer.
+
+        That is the share of the response's variance, on the inputs of this network, and how far the outputs move once
+        the chain and the next layers are refitted. It takes least where layers come in their order: the network is run
+        from the layer before, not from its inputs.
+        """
+        if self._depths[layer.name] < self._depth:
+            self._frontier = Frontier(self._inputs, _SEED)
+        self._depth = self._depths[layer.name]
+        probes = _probes([layer, *self._next[layer.name]])
+        true = _joined(self._frontier.sample(self._model, probes, layer.input, lambda amount: None))
+        return [self._loss(layer, chain, true) for chain in chains]
+
+    def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
+        """Return what is lost where the chain computes a layer, given its true response and those of the next ones."""
+        mine, found = true[layer.name], self._responses({layer.name: chain}, [layer])[layer.name]
+        chains = {layer.name: refit(chain, layer, found, mine)}
+        following = self._next[layer.name]
+        changed = self._responses(chains, following) if following else {}
+        chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
+        lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
+        return float(lost), _change(self._outputs, _run(*self._with(chains)), self._temperature)
+
+    def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
+        """Return the responses of the layers in the network with these chains."""
+        probed, inputs = self._with(chains, _probes(layers))
+        return _joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
+
+    def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
+        """Return what is left to run of the network with these chains."""
+        changed = rewrite(self._model, self._layers, chains)
+        return self._frontier.rest(add_probes(changed, probes) if probes else changed)
+
+
+def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
+    """Return a chain that maps its responses to what they should be, by ridge regression towards the identity.
+
+    The fewer the rows, the stronger the ridge; fewer than the layer has outputs restore the mean response alone.
+
+    Args:
+        chain: Of the layer.
+        layer: With ``F`` outputs.
+        found: Responses ``[n, F]`` of the chain.
+        true: Those of the layer.
+    """
+    bias = np.zeros(layer.outputs) if chain.bias is None else chain.bias
+    if len(found) < layer.outputs:
+        restored = bias + true.mean(axis=0, dtype=np.float64) - found.mean(axis=0, dtype=np.float64)
+        return replace(chain, bias=restored.astype(np.float32))
+    same = np.eye(layer.outputs)
+    fitted = fit_low_rank(Samples(found, true), layer.outputs, same, ridge=layer.outputs / len(found), nonlinear=False)
+    matrix = fitted.left @ fitted.right.T
+    weight = matrix.astype(np.float32).reshape(*matrix.shape, *(1,) * len(layer.kernel))
+    step = Step("refit", weight, Geometry.pointwise(len(layer.kernel)))
+    return Chain((*chain.steps, step), (matrix @ bias + fitted.bias).astype(np.float32))
+
+
+def _probes(layers: Sequence[Layer]) -> list[Probe]:
+    return [Probe(layer.name + _PROBE, layer.output, not layer.is_conv) for layer in layers]
+
+
+def _joined(rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
+    """Return all rows by the names of their layers."""
+    return {name.removesuffix(_PROBE): np.concatenate([one[name] for one in rows]) for name in rows[0]}
+
+
+def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
+    """Return all outputs of the network, one feed after the other."""
+    session = open_session(model, all_threads())
+    wanted = {value.name for value in session.get_inputs()}
+    outputs = []
+    for feeds in inputs:
+        with running(feeds):
+            outputs.append(session.run(None, {name: value for name, value in feeds.items() if name in wanted}))
+    return outputs
+
+
+def _temperature(outputs: Sequence[Outputs]) -> float:
+    """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
+    scores = class_scores([one[0] for one in outputs])
+    if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
+        return 1.0
+    return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
+
+
+def _change(before: Sequence[Outputs], after: Sequence[Outputs], temperature: float) -> float:
+    """Return the divergence of the classes, or the squared relative error of all outputs that are real numbers."""
+    one, other = (class_scores([output[0] for output in outputs]) for outputs in (before, after))
+    if one is not None and other is not None:
+        return temperature**2 * divergence(one, other, temperature)
+    difference = norm = 0.0
+    for pair in zip(before, after, strict=True):
+        for output, changed in zip(*pair, strict=True):
+            if isinstance(output, np.ndarray) and output.dtype.kind == "f":
+                known = np.isfinite(output)
+                values = output[known].astype(np.float64)
+                difference += float(((changed[known].astype(np.float64) - values) ** 2).sum())
+                norm += float((values**2).sum())
+    return difference / norm if norm else 0.0

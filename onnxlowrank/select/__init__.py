@@ -1,1 +1,0 @@
-"""Which candidate for which layer, under a budget for the whole network."""

@@ -1,0 +1,218 @@
+"""What a network has to give, before anything is rewritten: spectra, zeros, suitable passes, error against cost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.errors import ModelError
+from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.fitter import Calibration, collect_statistics
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.load import describe, load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.inputs.preprocess import Preprocess
+from onnxlowrank.inputs.sources import Source
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.json_values import finite
+from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.parallel import one_blas_thread
+from onnxlowrank.passes import load_passes
+from onnxlowrank.passes.base import KEEP, Candidate, Pass, Statistics
+from onnxlowrank.plan.candidates import offer_all, suit
+from onnxlowrank.plan.knapsack import select_exactly
+from onnxlowrank.plan.selection import Energies, Offer, lost_energy, offers_of, pareto
+from onnxlowrank.plan.sensitivity import hold_out
+from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.studies.compare import open_or_make
+
+SCHEMA = 1
+_INPUTS = 128
+_SPEEDUPS = (1.5, 2.0, 3.0, 4.0, 5.0)
+_ENOUGH = 0.95
+"""Share of its response's variance that every rewritten layer keeps under the recommended speed-up."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a pass.
+
+    Attributes:
+        method: The pass.
+        setting: Its ranks.
+        macs: Multiply-accumulates, as a share of the layer's.
+        energy: Predicted share of the response's variance that is kept.
+    """
+
+    method: str
+    setting: tuple[int, ...]
+    macs: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class LayerAnalysis:
+    """What one layer has to give.
+
+    Attributes:
+        name: Of the layer.
+        op: Its operator.
+        shape: Of its weight.
+        macs: Multiply-accumulates for one sample.
+        spectrum: Share of the response's variance along its first ``k`` principal axes, for ``k = 0 .. F`` (Zhang 2015,
+            Fig. 2), on inputs that the axes are not of; empty where no pass suits.
+        zeros: Share of zeros behind the activation (Zhang 2015, Table 1); None where that is not the last thing.
+        suits: Passes that suit it.
+        refusals: Why others do not.
+        offers: Settings than which none is cheaper and keeps as much, the cheapest first.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    macs: int
+    spectrum: tuple[float, ...]
+    zeros: float | None
+    suits: tuple[str, ...]
+    refusals: Mapping[str, str]
+    offers: tuple[Point, ...]
+
+    def rank(self, energy: float) -> int:
+        """Return how many principal axes keep a share of the variance."""
+        return int(np.searchsorted(self.spectrum, energy - 1e-12))
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a network has to give.
+
+    Attributes:
+        model: What was analysed.
+        inputs: What it was run on.
+        layers: One entry a layer, in the order of the graph.
+        speedup: The largest of a few theoretical speed-ups at which every rewritten layer is predicted to keep 95 % of
+            its response's variance; None where there is none.
+        command: What to run next; empty where nothing is recommended.
+    """
+
+    model: str
+    inputs: str
+    layers: tuple[LayerAnalysis, ...]
+    speedup: float | None
+    command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values; ``onnxlowrank schema analyze`` describes them."""
+        values: dict[str, Any] = finite({"schema": SCHEMA, "kind": "analyze", **asdict(self)})
+        return values
+
+
+def analyze(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    calibration: Source | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    preprocess: Preprocess | None = None,
+    passes: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Look at the responses of every layer, and at what every pass could make of it.
+
+    Args:
+        model: ONNX file, or the network itself.
+        calibration: Sample inputs, of which at most 128 are run; None makes synthetic ones.
+        shapes: Of synthetic inputs, for dimensions that the network leaves open.
+        preprocess: How images become inputs.
+        passes: Names of the methods to look at; None means all.
+        seed: Of the sampled positions and the synthetic inputs.
+        progress: Told how far the work is.
+
+    Raises:
+        OnnxLowRankError: If the network, the inputs or an option is unusable.
+    """
+    progress = Silent() if progress is None else progress
+    methods = load_passes(passes)
+    original = load(model)
+    normalised = normalise(original)
+    found_layers = find_layers(normalised)
+    if not found_layers:
+        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
+    inputs = open_or_make(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
+    chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
+    inputs = inputs.subset(chosen.tolist())
+    layers = with_shapes(normalised, found_layers, inputs)
+    suited, _ = suit(layers, methods, (), (), conv_only=False)
+    with Spool() as spool, one_blas_thread():
+        stacked = stacked_inputs(original, inputs)
+        about = Calibration(normalised, layers, suited, stacked, spool, seed, hold_out(layers, stacked))
+        drafts = Drafts(suited, collect_statistics(about, progress))
+        advance = progress.stage("offers", len(layers))
+        candidates = offer_all(layers, drafts, {}, channel_block("cpu"), advance)
+        found = tuple(
+            _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], spool)
+            for layer in layers
+        )
+    speedup = _recommended(layers, candidates)
+    command = "" if speedup is None else _command(model, calibration, speedup)
+    return Analysis(describe(model), inputs.description, found, speedup, command)
+
+
+def _analysed(
+    layer: Layer,
+    methods: Sequence[Pass],
+    statistics: Statistics | None,
+    candidates: Sequence[Candidate],
+    spool: Spool,
+) -> LayerAnalysis:
+    refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
+    spectrum: tuple[float, ...] = ()
+    zeros = None
+    if statistics is not None:
+        spectrum = tuple(statistics.response_energy.tolist())
+        zeros = float((layer.activation(spool.read(layer.name)) == 0).mean())
+    front = pareto([Offer(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
+    points = (
+        Point(one.candidate.method, one.candidate.setting, one.candidate.macs / layer.macs, one.candidate.energy)
+        for one in front
+    )
+    return LayerAnalysis(
+        name=layer.name,
+        op=layer.op,
+        shape=tuple(map(int, layer.weight.shape)),
+        macs=layer.macs,
+        spectrum=spectrum,
+        zeros=zeros,
+        suits=tuple(name for name, reason in refusals.items() if reason is None),
+        refusals={name: reason for name, reason in refusals.items() if reason is not None},
+        offers=tuple(sorted(points, key=lambda point: point.macs)),
+    )
+
+
+def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
+    offers = offers_of(candidates, lambda candidate: candidate.macs, Energies())
+    total = sum(layer.macs for layer in layers)
+    best = None
+    for speedup in _SPEEDUPS:
+        plan = select_exactly(offers, total / speedup)
+        reached = sum(candidate.macs for candidate in plan.values()) <= total / speedup
+        if reached and min(candidate.energy for candidate in plan.values()) >= _ENOUGH:
+            best = speedup
+    return best
+
+
+def _command(model: str | os.PathLike[str] | onnx.ModelProto, calibration: Source | None, speedup: float) -> str:
+    name = "in.onnx" if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    data = os.fspath(calibration) if isinstance(calibration, str | os.PathLike) else "CALIBRATION"
+    options = ["--speedup", f"{speedup:g}", "--calibration", data]
+    return shlex.join(["onnxlowrank", "optimize", name, "fast.onnx", *options])

@@ -1,0 +1,305 @@
+"""Networks side by side: how fast they are, how far their outputs differ, and what they take."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.errors import InputDataError, ModelError, OptionError
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.load import load
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.inputs.feeds import Inputs, joined
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
+from onnxlowrank.inputs.sources import Source, open_inputs
+from onnxlowrank.inputs.specs import Feeds, InputSpec, fits, input_specs
+from onnxlowrank.inputs.synthetic import synthetic_inputs
+from onnxlowrank.json_values import finite
+from onnxlowrank.measure.footprint import Footprint, footprint
+from onnxlowrank.measure.interleaved import Interval, ratio_of, take_turns
+from onnxlowrank.measure.sessions import Target, all_threads, open_session, running
+from onnxlowrank.progress import Progress, Silent
+
+SCHEMA = 1
+_RANDOM_INPUTS = 8
+
+Outputs = Sequence[Mapping[str, NDArray[np.generic]]]
+Metric = Callable[[Outputs, NDArray[np.int64] | None], float]
+"""From the outputs of a network by name, one mapping an input, and the labels if there are any, a figure of merit."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be said of a network without timing it.
+
+    Attributes:
+        name: Its file, or what else it is called.
+        file_bytes: Size of its file.
+        nodes: Number of nodes.
+        macs: Multiply-accumulates of its Conv, Gemm and MatMul layers for one sample.
+        parameters: Their weights and biases.
+    """
+
+    name: str
+    file_bytes: int
+    nodes: int
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Times of one network under one condition.
+
+    Attributes:
+        model: Its name.
+        provider: Execution provider.
+        threads: Number of threads.
+        batch: Samples an input.
+        milliseconds: One entry a round.
+        speedup: Time of the first network / time of this one, with its interval.
+        footprint: What it takes to have it ready.
+    """
+
+    model: str
+    provider: str
+    threads: int
+    batch: int
+    milliseconds: tuple[float, ...]
+    speedup: Interval
+    footprint: Footprint
+
+    def percentile(self, share: float) -> float:
+        """Return the milliseconds that so many per cent of the rounds take at most."""
+        return float(np.percentile(self.milliseconds, share))
+
+    @property
+    def throughput(self) -> float:
+        """Samples a second, by the median."""
+        return 1e3 * self.batch / self.percentile(50)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {
+            **{name: getattr(self, name) for name in ("model", "provider", "threads", "batch")},
+            "rounds": len(self.milliseconds),
+            "latency_ms": {f"p{share}": self.percentile(share) for share in (10, 50, 90, 99)},
+            "throughput": self.throughput,
+            "speedup": asdict(self.speedup),
+            **asdict(self.footprint),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Networks side by side; the first is what the others are compared with.
+
+    Attributes:
+        facts: One entry a network.
+        runs: One entry a network and condition.
+        differences: Of the outputs of the networks after the first, one entry each.
+        merits: What ``metric`` makes of every network; empty without.
+        metric: Its name.
+        inputs: What the networks were run on.
+        seconds: How long each condition was measured.
+    """
+
+    facts: tuple[Facts, ...]
+    runs: tuple[Run, ...]
+    differences: tuple[Agreement, ...]
+    merits: tuple[float, ...]
+    metric: str | None
+    inputs: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values; ``onnxlowrank schema compare`` describes them."""
+        found: dict[str, Any] = finite(
+            {
+                "schema": SCHEMA,
+                "kind": "compare",
+                "models": [asdict(one) for one in self.facts],
+                "runs": [run.to_dict() for run in self.runs],
+                "differences": [asdict(one) for one in self.differences],
+                "metric": None if self.metric is None else {"name": self.metric, "values": self.merits},
+                "inputs": self.inputs,
+                "seconds": self.seconds,
+            }
+        )
+        return found
+
+
+def compare(
+    models: Sequence[str | os.PathLike[str] | onnx.ModelProto],
+    *,
+    inputs: Source | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    preprocess: Preprocess | None = None,
+    metric: str | Metric | None = None,
+    providers: Sequence[str] = ("cpu",),
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (),
+    seconds: float = 10.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time networks in turns, and compare their outputs.
+
+    Args:
+        models: Two or more ONNX files or networks that take the same inputs; the first is the one to compare with.
+        inputs: Sample inputs, best with labels, as for :func:`onnxlowrank.optimize`; None makes random ones.
+        shapes: Of random inputs, for dimensions that the networks leave open.
+        preprocess: How images become inputs.
+        metric: A function of a network's outputs and the labels, or ``module:function`` naming one.
+        providers: Execution providers: ``cpu``, ``cuda``, ``cuda:use_tf32=0``, see :func:`onnxlowrank.optimize`.
+        threads: Numbers of threads.
+        batches: Numbers of samples an input, where the networks leave that open; empty for that of ``inputs``.
+        seconds: About how long every condition is measured.
+        seed: Of random inputs.
+        progress: Told how far the work is.
+
+    Raises:
+        OnnxLowRankError: If a network, the inputs or an option is unusable.
+    """
+    progress = Silent() if progress is None else progress
+    if len(models) < 2:
+        raise OptionError("one network is nothing to compare with: give two or more")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise OptionError(f"--seconds {seconds:g} makes no sense; give a number above 0, e.g. 10")
+    targets = [Target(provider, count) for provider in providers for count in threads]
+    for target in targets:
+        target.check()
+    if min(batches, default=1) < 1:
+        raise OptionError(f"--batch {min(batches)} makes no sense; give 1 or more")
+    judge = _metric(metric)
+    networks, names = [load(one, any_precision=True) for one in models], _names(models)
+    specs = input_specs(networks[0])
+    for name, network in zip(names[1:], networks[1:], strict=True):
+        _check_same_inputs(specs, input_specs(network), names[0], name)
+    used = open_or_make(specs, inputs, shapes or {}, preprocess, _RANDOM_INPUTS, seed)
+
+    facts = [_facts(name, network, used) for name, network in zip(names, networks, strict=True)]
+    conditions = [(target, batch) for target in targets for batch in batches or (used.batch,)]
+    advance = progress.stage("measure", len(conditions))
+    runs: list[Run] = []
+    for target, batch in conditions:
+        feeds = _batch(used, specs, batch)
+        times = take_turns(networks, feeds, target, seconds, advance)
+        for name, network, mine in zip(names, networks, times, strict=True):
+            ratio = Interval(1.0, 1.0, 1.0) if mine is times[0] else ratio_of(times[0], mine)
+            taken = tuple(np.concatenate(mine).tolist())
+            size = footprint(network, feeds, target)
+            runs.append(Run(name, target.provider, target.threads, batch, taken, ratio, size))
+    advance = progress.stage("compare", len(used) * (len(networks) - 1))
+    changed = tuple(compare_outputs(networks[0], network, used, advance) for network in networks[1:])
+    merits = () if judge is None else tuple(_judged(judge, _outputs(one, used), used, str(metric)) for one in networks)
+    title = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
+    return Comparison(tuple(facts), tuple(runs), changed, merits, title, used.description, seconds)
+
+
+def open_or_make(
+    specs: Sequence[InputSpec],
+    source: Source | None,
+    shapes: Mapping[str, Sequence[int]],
+    preprocess: Preprocess | None,
+    count: int,
+    seed: int,
+) -> Inputs:
+    """Return the inputs in ``source``, or ``count`` random ones.
+
+    Raises:
+        OptionError: If a shape is for no input, or contradicts what the network declares.
+    """
+    how = preprocess_from_options("imagenet") if preprocess is None else preprocess
+    if source is not None:
+        if shapes:
+            raise OptionError("--shape is about random inputs; leave it out, or the inputs")
+        return open_inputs(source, specs, how)
+    known = {spec.name: spec for spec in specs}
+    for name, shape in shapes.items():
+        shown = f"--shape {name}={'x'.join(map(str, shape))}"
+        if name not in known:
+            raise OptionError(f"{shown}: there is no such input; inputs are {', '.join(known)}")
+        if not fits(shape, known[name].shape):
+            raise OptionError(f"{shown} contradicts the network, which has {known[name]}")
+        known[name] = replace(known[name], shape=tuple(shape))
+    return synthetic_inputs(list(known.values()), how, count, seed)
+
+
+def _names(models: Sequence[str | os.PathLike[str] | onnx.ModelProto]) -> list[str]:
+    """Return short names that tell the networks apart."""
+    names = [f"network {i + 1}" if isinstance(one, onnx.ModelProto) else os.fspath(one) for i, one in enumerate(models)]
+    short = [os.path.basename(name) for name in names]
+    chosen = short if len(set(short)) == len(short) else names
+    return [f"{name} ({i + 1})" if chosen.count(name) > 1 else name for i, name in enumerate(chosen)]
+
+
+def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], name: str, other_name: str) -> None:
+    mine, its = ({spec.name: spec for spec in specs} for specs in (one, other))
+    for key in {**mine, **its}:
+        a, b = mine.get(key), its.get(key)
+        same = a is not None and b is not None and a.dtype == b.dtype and len(a.shape) == len(b.shape)
+        if not (same and all(None in pair or len(set(pair)) == 1 for pair in zip(a.shape, b.shape, strict=True))):  # type: ignore[union-attr]
+            raise ModelError(
+                f"{name} has {a or f'no input {key!r}'}, {other_name} has {b or f'no input {key!r}'}: "
+                "networks to compare take the same inputs"
+            )
+
+
+def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> Facts:
+    normalised = normalise(network)
+    layers = with_shapes(normalised, find_layers(normalised), inputs)
+    macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
+    return Facts(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+
+
+def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
+    """Return one feed of so many samples: the first inputs, again and again if they are too few."""
+    if batch == inputs.batch:
+        return inputs[0]
+    fixed = next((spec for spec in specs if spec.shape and spec.shape[0] is not None), None)
+    if fixed is not None:
+        raise InputDataError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
+    count = math.ceil(batch / inputs.batch)
+    many = joined([inputs[index % len(inputs)] for index in range(count)])
+    return {name: value[:batch] for name, value in many.items()}
+
+
+def _outputs(network: onnx.ModelProto, inputs: Inputs) -> Outputs:
+    session = open_session(network, all_threads())
+    names = [value.name for value in session.get_outputs()]
+    found = []
+    for feeds in inputs:
+        with running(feeds):
+            found.append(dict(zip(names, session.run(names, feeds), strict=True)))
+    return found
+
+
+def _metric(metric: str | Metric | None) -> Metric | None:
+    if not isinstance(metric, str):
+        return metric
+    if not is_reference(metric):
+        raise OptionError(f"--metric {metric} is not understood; write module:function")
+    with current_directory_importable():
+        found = resolve(metric)
+    if not callable(found):
+        raise OptionError(f"--metric {metric} is a {type(found).__name__}, not a function of outputs and labels")
+    return found
+
+
+def _judged(judge: Metric, outputs: Outputs, inputs: Inputs, name: str) -> float:
+    labels = None if inputs.labels is None else inputs.labels.ravel()
+    try:
+        return float(judge(outputs, labels))
+    except Exception as error:  # it is the user's: whatever it raises, the sentence says where
+        raise OptionError(f"--metric {name} failed ({type(error).__name__}: {error})") from error

@@ -1,0 +1,144 @@
+"""Comparison of outputs against NumPy, by hand."""
+
+import numpy as np
+import pytest
+import scipy.special
+from helpers.models import normal, parse
+
+from onnxlowrank.errors import ModelError
+from onnxlowrank.evaluate.agreement import compare_outputs, confidence, divergence
+from onnxlowrank.inputs.feeds import Inputs
+
+RNG = np.random.default_rng(5)
+
+
+def inputs_of(*batches, labels=None):
+    labels = None if labels is None else np.asarray(labels, np.int64).reshape(len(batches), -1)
+    return Inputs(lambda index: {"x": batches[index]}, len(batches), len(batches[0]), "test rows", labels)
+
+
+def linear(weight, tail="y = MatMul (x, w)", output="float[N, 3] y"):
+    return parse(f"g (float[N, 4] x) => ({output}) {{ {tail} }}", w=weight)
+
+
+def compared(before, after, inputs):
+    advanced = []
+    agreement = compare_outputs(before, after, inputs, advanced.append)
+    assert sum(advanced) == len(inputs)
+    return agreement
+
+
+WEIGHT = normal(RNG, 4, 3)
+OTHER = WEIGHT + 0.3 * normal(RNG, 4, 3)
+BATCHES = normal(RNG, 5, 4), normal(RNG, 5, 4)
+ROWS = np.concatenate(BATCHES)
+
+
+def test_logits():
+    a, b = ROWS @ WEIGHT, ROWS @ OTHER
+    labels = [0, 1, 2, 0, 1, 2, 2, 1, 0, 0]
+    found = compared(linear(WEIGHT), linear(OTHER), inputs_of(*BATCHES, labels=labels))
+    assert (found.inputs, found.source) == (10, "test rows")
+    assert found.largest_difference == pytest.approx(np.abs(a - b).max(), rel=1e-5)
+    assert found.relative_error == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-5)
+    agreement = np.mean(a.argmax(1) == b.argmax(1))
+    assert 0 < agreement < 1
+    assert found.top1_agreement == pytest.approx(agreement)
+    p, q = scipy.special.softmax(a, axis=1), scipy.special.softmax(b, axis=1)
+    assert found.divergence == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=1).mean(), rel=1e-4)
+    assert found.accuracy == pytest.approx((np.mean(a.argmax(1) == labels), np.mean(b.argmax(1) == labels)))
+
+
+def test_probabilities():
+    tail = "m = MatMul (x, w)  y = Softmax <axis = 1> (m)"
+    found = compared(linear(WEIGHT, tail), linear(OTHER, tail), inputs_of(*BATCHES))
+    p, q = (scipy.special.softmax(ROWS @ w, axis=1) for w in (WEIGHT, OTHER))
+    assert found.divergence == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=1).mean(), rel=1e-4)
+    assert found.relative_error == pytest.approx(np.linalg.norm(q - p) / np.linalg.norm(p), rel=1e-4)
+    assert found.accuracy is None
+
+
+def test_certain_probabilities_stay_finite():
+    tail = "m = MatMul (x, w)  y = Hardmax <axis = 1> (m)"
+    found = compared(linear(WEIGHT, tail), linear(OTHER, tail), inputs_of(*BATCHES))
+    assert np.isfinite(found.divergence)
+    assert found.divergence > 0
+
+
+def test_a_network_and_itself():
+    found = compared(linear(WEIGHT), linear(WEIGHT), inputs_of(*BATCHES, labels=range(10)))
+    assert (found.largest_difference, found.relative_error, found.divergence) == (0, 0, 0)
+    assert found.top1_agreement == 1
+    assert found.accuracy[0] == found.accuracy[1]
+
+
+def test_outputs_of_nothing_but_zeros():
+    zero = np.zeros((4, 3), np.float32)
+    assert compared(linear(zero), linear(zero), inputs_of(*BATCHES)).relative_error == 0
+
+
+def test_all_outputs_count_and_those_that_are_no_numbers_do_not():
+    tail = "y = MatMul (x, w)  z = Mul (y, y)  k = ArgMax <axis = 1> (y)"
+    output = "float[N, 3] y, float[N, 3] z, int64[N, 1] k"
+    found = compared(linear(WEIGHT, tail, output), linear(OTHER, tail, output), inputs_of(*BATCHES))
+    a, b = ROWS @ WEIGHT, ROWS @ OTHER
+    difference = np.concatenate([b - a, b**2 - a**2])
+    expected = np.linalg.norm(difference) / np.linalg.norm(np.concatenate([a, a**2]))
+    assert found.relative_error == pytest.approx(expected, rel=1e-5)
+    assert found.largest_difference == pytest.approx(np.abs(difference).max(), rel=1e-5)
+    assert found.top1_agreement == np.mean(a.argmax(1) == b.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("tail", "output"),
+    [
+        ("m = MatMul (x, w)  one = Constant <value_ints = [1]> ()  y = Unsqueeze (m, one)", "float[N, 1, 3] y"),
+        ("m = MatMul (x, w)  y = ReduceSum <keepdims = 1> (m)", "float[1, 1] y"),
+        ("m = MatMul (x, w)  y = ArgMax <axis = 1> (m)", "int64[N, 1] y"),
+    ],
+)
+def test_no_classifier(tail, output):
+    found = compared(linear(WEIGHT, tail, output), linear(OTHER, tail, output), inputs_of(*BATCHES))
+    assert (found.top1_agreement, found.divergence, found.accuracy) == (None, None, None)
+    assert found.inputs == 10
+    assert (found.relative_error > 0) == ("ArgMax" not in tail)
+
+
+def test_outputs_whose_width_changes_are_no_classes():
+    body = "g (float[N, T] x) => (float[N, T] y) { y = Mul (x, w) }"
+    batches = normal(RNG, 1, 4), normal(RNG, 1, 6)
+    found = compared(parse(body, w=np.float32(2)), parse(body, w=np.float32(3)), inputs_of(*batches))
+    assert found.relative_error == pytest.approx(0.5)
+
+
+def test_labels_that_are_not_one_a_row_give_no_accuracy():
+    tail = "m = MatMul (x, w)  shape = Constant <value_ints = [-1, 3]> ()  y = Reshape (m, shape)"
+    body = f"g (float[N, 2, 4] x) => (float[M, 3] y) {{ {tail} }}"
+    batches = normal(RNG, 5, 2, 4), normal(RNG, 5, 2, 4)
+    found = compared(parse(body, w=WEIGHT), parse(body, w=OTHER), inputs_of(*batches, labels=[0] * 10))
+    assert found.accuracy is None
+    assert found.top1_agreement is not None
+
+
+def test_infinities_are_refused_where_there_were_none():
+    with pytest.raises(ModelError, match=r"output y of the optimised model is not finite on test rows"):
+        compared(linear(WEIGHT), linear(WEIGHT * np.float32(np.inf)), inputs_of(*BATCHES))
+
+
+def test_other_shapes_are_refused():
+    wide = linear(normal(RNG, 4, 5), output="float[N, 5] y")
+    with pytest.raises(ModelError, match=r"output y became \(5, 5\) in the optimised model, it was \(5, 3\)"):
+        compared(linear(WEIGHT), wide, inputs_of(*BATCHES))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("given", ["logits", "probabilities"])
+def test_divergence_and_confidence_at_a_temperature(temperature, given):
+    rng = np.random.default_rng(2)
+    one, other = 3 * normal(rng, 6, 5), 3 * normal(rng, 6, 5)
+    p, q = (scipy.special.softmax(scores / temperature, axis=1) for scores in (one, other))
+    if given == "probabilities":
+        one, other = (scipy.special.softmax(scores.astype(np.float64), axis=1) for scores in (one, other))
+    expected = scipy.special.rel_entr(p, q).sum(axis=1).mean()
+    assert divergence(one, other, temperature) == pytest.approx(expected, rel=1e-4)
+    assert confidence(one, temperature) == pytest.approx(p.max(axis=1).mean(), rel=1e-4)
