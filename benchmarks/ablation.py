@@ -18,11 +18,12 @@ from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
@@ -38,7 +39,8 @@ from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
 from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
 from onnxlowrank.pipeline import SELECTIONS
-from onnxlowrank.plan.candidates import offer, suit
+from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.candidates import offer
 from onnxlowrank.plan.goals import plan_by_macs
 from onnxlowrank.plan.selection import Energies
 from onnxlowrank.progress import Silent

@@ -12,10 +12,12 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
@@ -30,11 +32,12 @@ from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
-from onnxlowrank.plan.candidates import offer_all, suit
+from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.candidates import offer_all
 from onnxlowrank.plan.latency_model import Prices
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Energies, Losses
-from onnxlowrank.plan.sensitivity import Sensitivities, hold_out
+from onnxlowrank.plan.sensitivity import Sensitivities
 from onnxlowrank.progress import Silent
 
 

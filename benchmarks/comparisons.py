@@ -16,10 +16,10 @@ from onnx import helper, numpy_helper
 
 import onnxlowrank
 from onnxlowrank.graph.load import load
+from onnxlowrank.inputs.sources import open_or_make
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.interleaved import ratio_of, take_turns
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.studies.compare import open_or_make
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
@@ -38,7 +39,7 @@ from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, Pass, keep
-from onnxlowrank.plan.candidates import suit
+from onnxlowrank.plan.applicability import suit
 from onnxlowrank.progress import Silent
 
 RATIOS = (2, 3, 4)

@@ -28,9 +28,9 @@ from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.passes.base import Candidate
+from onnxlowrank.passes.base import Candidate, Plan
 from onnxlowrank.plan.energy import select_by_energy
-from onnxlowrank.plan.selection import Energies, Losses, Offer, Plan, lost_energy
+from onnxlowrank.plan.selection import Energies, Losses, Offer, lost_energy
 from onnxlowrank.progress import Silent
 
 DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"

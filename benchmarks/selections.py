@@ -34,16 +34,16 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.evaluate.agreement import class_scores, divergence
+from onnxlowrank.evaluate.classes import class_scores, divergence
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.interleaved import ratio_of, take_turns
 from onnxlowrank.measure.sessions import all_threads, open_session
-from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.goals import Made, Workbench, reach_conv_macs, reach_speedup
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.selection import Energies, Losses, Offer, Plan, Select, lost_energy
+from onnxlowrank.plan.selection import Energies, Losses, Offer, Select, lost_energy
 from onnxlowrank.progress import Silent
 
 Way = Callable[[float], Made]

@@ -17,9 +17,9 @@ import numpy as np
 
 from onnxlowrank.calibrate.capture import Spool, sample
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose import regression
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.fit.fitter import Calibration, collect_statistics
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
@@ -28,7 +28,7 @@ from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
-from onnxlowrank.plan.candidates import suit
+from onnxlowrank.plan.applicability import suit
 from onnxlowrank.progress import Silent
 
 ITERATIONS = {

@@ -18,10 +18,11 @@ from rich.table import Table
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.passes.base import Plan
 from onnxlowrank.plan.goals import Workbench, reach_speedup
 from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Energies, Plan
+from onnxlowrank.plan.selection import Energies
 from onnxlowrank.progress import Progress, Silent
 
 

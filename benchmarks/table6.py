@@ -17,8 +17,8 @@ from rich.table import Table
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spectrum import cumulative_energy
-from onnxlowrank.fit.fitter import Calibration, collect_statistics
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
@@ -28,7 +28,7 @@ from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import RESPONSE, Candidate, keep
-from onnxlowrank.plan.candidates import suit
+from onnxlowrank.plan.applicability import suit
 from onnxlowrank.plan.energy import select_by_energy
 from onnxlowrank.plan.selection import Offer, lost_energy
 from onnxlowrank.progress import Silent

@@ -12,13 +12,15 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics, default_forms
+from onnxlowrank.fit.fitter import Fitter, default_forms
 from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import FloatArray, Layer
@@ -36,8 +38,9 @@ from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.sessions import Target, all_threads, open_session
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
-from onnxlowrank.passes.base import KEEP, Candidate
-from onnxlowrank.plan.candidates import Ranks, Suited, offer_all, set_by_hand, suit
+from onnxlowrank.passes.base import KEEP, Candidate, Suited
+from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.candidates import offer_all
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.goals import (
     TOO_FAST,
@@ -52,9 +55,10 @@ from onnxlowrank.plan.goals import (
 )
 from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.latency_model import Prices
+from onnxlowrank.plan.manual_ranks import Ranks, set_by_hand
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Energies, Losses, Select
-from onnxlowrank.plan.sensitivity import Sensitivities, hold_out
+from onnxlowrank.plan.sensitivity import Sensitivities
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import LayerReport, Result, conv_macs, report_layer, report_model
 

@@ -100,6 +100,10 @@ class Candidate:
     energy: float
 
 
+Plan = dict[str, Candidate]
+"""One candidate for every layer."""
+
+
 def keep(layer: Layer) -> Candidate:
     """Return the candidate that leaves the layer as it is."""
     return Candidate(layer.name, KEEP, (), layer.macs, layer.parameters, 1.0)
@@ -255,3 +259,7 @@ def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
         weight[rows] = (fitted.left @ fitted.right.T).reshape(len(rows), *last.weight.shape[1:])
         bias[outputs] = fitted.bias
     return Chain((*chain.steps[:-1], replace(last, weight=weight)), bias)
+
+
+Suited = Mapping[str, Mapping[str, Pass]]
+"""For every layer that may be rewritten, the passes that suit it, by their names."""

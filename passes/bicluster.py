@@ -28,9 +28,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxlowrank.decompose._als import Terms
 from onnxlowrank.decompose.clusters import balanced_clusters, group_size, slots
 from onnxlowrank.decompose.metric import Metric, refine
-from onnxlowrank.decompose.outer_product import Terms, slice_energy
+from onnxlowrank.decompose.outer_product import slice_energy
 from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxlowrank.decompose.cp import Terms, cp_energy, cp_terms
+from onnxlowrank.decompose._als import Terms, joint_als
+from onnxlowrank.decompose.cp import cp_energy, cp_terms
 from onnxlowrank.decompose.metric import refine
-from onnxlowrank.decompose.outer_product import joint_als
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (

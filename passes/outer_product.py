@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxlowrank.decompose._als import Terms, joint_als
 from onnxlowrank.decompose.metric import refine
-from onnxlowrank.decompose.outer_product import Terms, greedy_terms, joint_als, slice_energy, slice_terms
+from onnxlowrank.decompose.outer_product import greedy_terms, slice_energy, slice_terms
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (

@@ -14,12 +14,13 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxlowrank import ModelError, OptionError, optimize, pipeline
 from onnxlowrank.goal import Goal
 from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import input_specs, open_inputs
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Timing
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.plan import goals as reach
 from onnxlowrank.plan import network, search
-from onnxlowrank.plan.candidates import ByHand
+from onnxlowrank.plan.manual_ranks import ByHand
 
 RNG = np.random.default_rng(23)
 

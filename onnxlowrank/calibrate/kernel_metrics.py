@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import onnx
 
 from onnxlowrank.calibrate.gradients import squared_gradients
+from onnxlowrank.calibrate.statistics import Weigh, data_metric
 from onnxlowrank.decompose.metric import element_weights, frobenius
-from onnxlowrank.fit.fitter import Weigh, data_metric
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.plan.candidates import Suited
+from onnxlowrank.passes.base import Suited
 from onnxlowrank.progress import Progress
 
 METRICS = ("data", "frobenius", "mahalanobis")

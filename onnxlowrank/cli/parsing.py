@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 
 from onnxlowrank.errors import OptionError
-from onnxlowrank.plan.candidates import ByHand
+from onnxlowrank.plan.manual_ranks import ByHand
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxlowrank.errors import ModelError
+from onnxlowrank.evaluate.classes import class_agreement, class_scores, divergence, is_scores
+from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
-
-_Array = NDArray[np.floating]
-_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
             if not np.isfinite(other[np.isfinite(one)]).all():
                 raise ModelError(f"output {name} of the optimised model is not finite on {inputs.description}")
             sums.setdefault(name, _Sums()).add(one, other)
-        firsts.append((a[0], b[0]) if _is_scores(a[0]) else (None, None))  # others may be large
+        firsts.append((a[0], b[0]) if is_scores(a[0]) else (None, None))  # others may be large
         advance(1)
     everything = _Sums.of(sums.values())
     found = Agreement(
@@ -110,7 +107,7 @@ def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inp
     if one is None or other is None:
         return found
     labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
-    return replace(found, divergence=divergence(one, other), **_classes(one, other, labels))
+    return replace(found, divergence=divergence(one, other), **class_agreement(one, other, labels))
 
 
 @dataclass
@@ -121,7 +118,7 @@ class _Sums:
     difference: float = 0.0
     norm: float = 0.0
 
-    def add(self, one: _Array, other: _Array) -> None:
+    def add(self, one: FloatArray, other: FloatArray) -> None:
         delta = np.abs(other.astype(np.float64) - one)
         self.largest = max(self.largest, float(delta.max(initial=0)))
         self.difference += float((delta**2).sum())
@@ -135,65 +132,3 @@ class _Sums:
     def of(cls, parts: Collection[_Sums]) -> _Sums:
         largest = max((part.largest for part in parts), default=0.0)
         return cls(largest, sum(part.difference for part in parts), sum(part.norm for part in parts))
-
-
-def _classes(one: _Array, other: _Array, labels: NDArray[np.int64] | None) -> dict[str, Any]:
-    """Return how often the largest classes of two networks agree with each other, and with the labels."""
-    first, its_first = one.argmax(axis=1), other.argmax(axis=1)
-    found: dict[str, Any] = {"top1_agreement": float((first == its_first).mean())}
-    if labels is not None:
-        found["accuracy"] = float((first == labels).mean()), float((its_first == labels).mean())
-    if one.shape[1] > _TOP:
-        found["top5_agreement"] = _among_top(other, first)
-        if labels is not None:
-            found["top5_accuracy"] = _among_top(one, labels), _among_top(other, labels)
-    return found
-
-
-def _among_top(scores: _Array, classes: NDArray[np.integer]) -> float:
-    """Return the share of rows in which a class is among the five of the largest scores."""
-    top = np.argpartition(-scores, _TOP - 1, axis=1)[:, :_TOP]
-    return float((top == classes[:, None]).any(axis=1).mean())
-
-
-def class_scores(firsts: Sequence[object]) -> _Array | None:
-    """Return the scores ``[N, classes]`` in the first outputs of a classifier, or None of any other network's."""
-    scores = [one for one in firsts if _is_scores(one)]
-    if len(scores) < len(firsts) or len({one.shape[1] for one in scores}) != 1:
-        return None
-    return np.concatenate(scores)
-
-
-def _is_scores(output: object) -> TypeGuard[_Array]:
-    """Return whether an output is a row of scores of two or more classes for every sample."""
-    return isinstance(output, np.ndarray) and output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
-
-
-def divergence(one: NDArray[np.floating], other: NDArray[np.floating], temperature: float = 1.0) -> float:
-    """Return the mean ``KL(one, other)`` in nats of scores ``[N, classes]``, logits or probabilities.
-
-    Args:
-        one: Scores.
-        other: Likewise.
-        temperature: Logits are divided by it; the divergence then falls with its square.
-    """
-    p, q = (_tempered(scores, temperature) for scores in (one, other))
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
-
-
-def confidence(scores: NDArray[np.floating], temperature: float = 1.0) -> float:
-    """Return the mean probability of the most probable class, of scores ``[N, classes]``."""
-    return float(np.exp(_tempered(scores, temperature).max(axis=1)).mean())
-
-
-def _tempered(scores: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    return _log_probabilities(_log_probabilities(scores.astype(np.float64)) / temperature)
-
-
-def _log_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log probabilities of scores that are logits, or probabilities already."""
-    if scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
-        return np.log(np.maximum(scores, 1e-12))
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs

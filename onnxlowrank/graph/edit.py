@@ -1,4 +1,4 @@
-"""A model while nodes and constants change: in plans, each of which is made whole or not at all."""
+"""A model while nodes and constants change: in edits, each of which is made whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxlowrank.graph.walk import names, reads, rebuild, unique
 
 
 @dataclass(eq=False)
-class Plan:
+class Edits:
     """Changes that belong together: new nodes by position, values of constants, numbers of maps of tensors."""
 
     nodes: dict[int, NodeProto] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Editor:
         self._index = Index.of(model)
         self._initializers = {tensor.name for tensor in model.graph.initializer}
         self._taken = names(model)
-        self._changed = Plan()
+        self._changed = Edits()
         self.nodes: list[NodeProto | None] = list(self._index.nodes)
         self.readers = self._index.readers
         self.outputs = self._index.outputs
@@ -94,23 +94,23 @@ class Editor:
         ranks = {len(self._index.shapes[name]) if name in self._index.shapes else None for name in tensors}
         return ranks.pop() if len(ranks) == 1 else None
 
-    def replace(self, plan: Plan, node: NodeProto, position: int, values: Array) -> None:
-        """Plan that ``node`` reads ``values`` in place of a constant, which stays as it is for its other readers."""
+    def replace(self, edits: Edits, node: NodeProto, position: int, values: Array) -> None:
+        """Note that ``node`` reads ``values`` in place of a constant, which stays as it is for its other readers."""
         name = node.input[position]
         is_own = name in self._initializers or name in self._changed.values
         if not is_own or len(self.readers[name]) > 1 or name in self.outputs:
-            name = unique(f"{name}/permuted", self._taken | plan.values.keys())
-        plan.values[name] = values
+            name = unique(f"{name}/permuted", self._taken | edits.values.keys())
+        edits.values[name] = values
         node.input[position] = name
 
-    def apply(self, plan: Plan, removed: int) -> None:
-        """Make the changes of ``plan`` and take out the node at ``removed``."""
+    def apply(self, edits: Edits, removed: int) -> None:
+        """Make the changes of ``edits`` and take out the node at ``removed``."""
         self.nodes[removed] = None
-        for i, node in plan.nodes.items():
+        for i, node in edits.nodes.items():
             self.nodes[i] = node
-        self._changed.values.update(plan.values)
-        self._changed.sizes.update(plan.sizes)
-        self._taken.update(plan.values)
+        self._changed.values.update(edits.values)
+        self._changed.sizes.update(edits.sizes)
+        self._taken.update(edits.values)
         self.readers = {}
         for i, other in enumerate(self.nodes):
             for name in reads(other) if other is not None else ():

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxlowrank.graph.channelwise import Array, NotFoldableError, Order, operands, vectors
-from onnxlowrank.graph.edit import Editor, Plan
+from onnxlowrank.graph.edit import Editor, Edits
 from onnxlowrank.graph.index import attributes, is_standard
 from onnxlowrank.graph.walk import reads
 
@@ -61,10 +61,10 @@ class _Folder:
         """Fold the Gather at ``position``, if that is possible."""
         for attempt in (self._skip, self._push, self._pull):
             try:
-                plan = attempt(position)
+                edits = attempt(position)
             except NotFoldableError:
                 continue
-            self.editor.apply(plan, removed=position)
+            self.editor.apply(edits, removed=position)
             return
 
     def _gather(self, position: int) -> tuple[str, str, Order]:
@@ -74,36 +74,36 @@ class _Folder:
         maps = self.editor.constant(node.input[1]).astype(np.intp)
         return node.input[0], node.output[0], Order(maps, self.editor.maps(node.input[0]))
 
-    def _skip(self, position: int) -> Plan:
+    def _skip(self, position: int) -> Edits:
         """Let a Gather go that changes nothing, as two that are merged may."""
         source, target, order = self._gather(position)
         if not order.same(Order(np.arange(order.size), order.size)) or target in self.editor.outputs:
             raise NotFoldableError
-        plan = Plan({i: self.editor.copy(i) for i in self.editor.readers.get(target, ())})
-        _rename(plan.nodes.values(), target, source)
-        if any(target in reads(node) for node in plan.nodes.values()):  # in a subgraph
+        edits = Edits({i: self.editor.copy(i) for i in self.editor.readers.get(target, ())})
+        _rename(edits.nodes.values(), target, source)
+        if any(target in reads(node) for node in edits.nodes.values()):  # in a subgraph
             raise NotFoldableError
-        return plan
+        return edits
 
-    def _push(self, position: int) -> Plan:
+    def _push(self, position: int) -> Edits:
         """Fold the Gather into what reads it."""
         source, target, order = self._gather(position)
-        plan, orders = Plan(), {target: order}
+        edits, orders = Edits(), {target: order}
         for i in range(position + 1, len(self.editor.nodes)):
             node = self.editor.nodes[i]
             if node is None or orders.keys().isdisjoint(reads(node)):
                 continue
-            plan.nodes[i] = self.editor.copy(i)
-            passed_on = self._pushed(plan.nodes[i], orders, plan)
+            edits.nodes[i] = self.editor.copy(i)
+            passed_on = self._pushed(edits.nodes[i], orders, edits)
             if passed_on is not None:
                 orders[node.output[0]] = passed_on
-                plan.sizes[node.output[0]] = passed_on.size
+                edits.sizes[node.output[0]] = passed_on.size
         if not self.editor.outputs.isdisjoint(orders):
             raise NotFoldableError
-        _rename(plan.nodes.values(), target, source)
-        return plan
+        _rename(edits.nodes.values(), target, source)
+        return edits
 
-    def _pushed(self, node: NodeProto, orders: dict[str, Order], plan: Plan) -> Order | None:
+    def _pushed(self, node: NodeProto, orders: dict[str, Order], edits: Edits) -> Order | None:
         """Let ``node`` read reordered tensors; return the order of its output, None for the output it had."""
         moved = [position for position, name in enumerate(node.input) if name in orders]
         if not moved:  # read in a subgraph
@@ -114,45 +114,45 @@ class _Folder:
         if is_standard(node, "Conv", "Gemm", "MatMul", "Flatten", "Reshape") or _is_marked(node):
             if moved != [0]:
                 raise NotFoldableError
-            return self._into(node, order, plan)
+            return self._into(node, order, edits)
         through = operands(node, self.editor.read)
         if moved != through or not all(order.same(orders[node.input[position]]) for position in moved):
             raise NotFoldableError
-        self._reorder_vectors(node, through, len(order.maps), order.spread, plan)
+        self._reorder_vectors(node, through, len(order.maps), order.spread, edits)
         return order
 
-    def _into(self, node: NodeProto, order: Order, plan: Plan) -> Order | None:
+    def _into(self, node: NodeProto, order: Order, edits: Edits) -> Order | None:
         """Let ``node`` read its first input reordered; return the order of its output, None for the one it had."""
         if node.op_type == "Conv":
-            return self._into_conv(node, order, plan)
+            return self._into_conv(node, order, edits)
         if node.op_type in ("Flatten", "Reshape"):
             return self._flattened(node, order)
         if node.op_type == "Gather":
             maps = order.maps[self.editor.constant(node.input[1])].astype(np.int64)
-            self.editor.replace(plan, node, 1, maps)
+            self.editor.replace(edits, node, 1, maps)
         else:
-            self._into_matrix(node, order, plan)
+            self._into_matrix(node, order, edits)
         return None
 
-    def _into_conv(self, node: NodeProto, order: Order, plan: Plan) -> Order | None:
+    def _into_conv(self, node: NodeProto, order: Order, edits: Edits) -> Order | None:
         """Reorder the input maps of a Conv, or the filters of a depthwise one."""
         group, weight = attributes(node).get("group", 1), self.editor.constant(node.input[1])
         if group == 1:
-            self.editor.replace(plan, node, 1, order.summed(weight, 1))
+            self.editor.replace(edits, node, 1, order.summed(weight, 1))
             return None
         if group != len(order.maps):
             raise NotFoldableError
         filters = order.blocks(weight.shape[0] // group)
-        self._reorder_filters(node, lambda values, axis: filters.spread(values, axis, 0.0), plan)
+        self._reorder_filters(node, lambda values, axis: filters.spread(values, axis, 0.0), edits)
         _set_group(node, order.size)
         return filters
 
-    def _into_matrix(self, node: NodeProto, order: Order, plan: Plan) -> None:
+    def _into_matrix(self, node: NodeProto, order: Order, edits: Edits) -> None:
         """Reorder the matrix of a Gemm or a MatMul."""
         values, weight = attributes(node), self.editor.constant(node.input[1])
         if self.editor.rank(node.input[0]) != 2 or weight.ndim != 2 or values.get("transA", 0):
             raise NotFoldableError
-        self.editor.replace(plan, node, 1, order.summed(weight, 1 if values.get("transB", 0) else 0))
+        self.editor.replace(edits, node, 1, order.summed(weight, 1 if values.get("transB", 0) else 0))
 
     def _flattened(self, node: NodeProto, order: Order) -> Order:
         """Return the order behind a Flatten, or a Reshape that does the same."""
@@ -175,10 +175,10 @@ class _Folder:
             start += size
         return Order(np.concatenate(parts), start)
 
-    def _pull(self, position: int) -> Plan:
+    def _pull(self, position: int) -> Edits:
         """Fold the Gather into what it reads."""
         source, target, order = self._gather(position)
-        plan, wanted, done = Plan(), {source}, {position}
+        edits, wanted, done = Edits(), {source}, {position}
         for i in range(position - 1, -1, -1):
             node = self.editor.nodes[i]
             if node is None or wanted.isdisjoint(node.output):
@@ -186,18 +186,18 @@ class _Folder:
             written = node.output[0]
             if written in self.editor.outputs or not done.issuperset(self.editor.readers.get(written, ())):
                 raise NotFoldableError
-            plan.nodes[i] = self.editor.copy(i)
-            wanted.update(self._pulled(plan.nodes[i], order, plan))
+            edits.nodes[i] = self.editor.copy(i)
+            wanted.update(self._pulled(edits.nodes[i], order, edits))
             wanted.discard(written)
-            plan.sizes[written] = len(order.maps)
+            edits.sizes[written] = len(order.maps)
             done.add(i)
             if written == source:
-                plan.nodes[i].output[0] = target
+                edits.nodes[i].output[0] = target
         if wanted:
             raise NotFoldableError
-        return plan
+        return edits
 
-    def _pulled(self, node: NodeProto, order: Order, plan: Plan) -> list[str]:
+    def _pulled(self, node: NodeProto, order: Order, edits: Edits) -> list[str]:
         """Let ``node`` write its maps in the order; return the tensors it must read in that order for this."""
 
         def reorder(values: Array, axis: int) -> Array:
@@ -208,7 +208,7 @@ class _Folder:
             is_depthwise = group == weight.shape[0] and weight.shape[1] == 1
             if group > 1 and not is_depthwise:
                 raise NotFoldableError
-            self._reorder_filters(node, reorder, plan)
+            self._reorder_filters(node, reorder, edits)
             if group == 1:
                 return []
             _set_group(node, len(order.maps))
@@ -216,23 +216,23 @@ class _Folder:
         through = operands(node, self.editor.read)
         if any(self.editor.maps(node.input[position]) != order.size for position in through):
             raise NotFoldableError
-        self._reorder_vectors(node, through, order.size, reorder, plan)
+        self._reorder_vectors(node, through, order.size, reorder, edits)
         return [node.input[position] for position in through]
 
-    def _reorder_filters(self, node: NodeProto, reorder: Reorder, plan: Plan) -> None:
+    def _reorder_filters(self, node: NodeProto, reorder: Reorder, edits: Edits) -> None:
         """Reorder the filters of a Conv and its bias."""
         for position, name in enumerate(node.input):
             if position and name:
-                self.editor.replace(plan, node, position, reorder(self.editor.constant(name), 0))
+                self.editor.replace(edits, node, position, reorder(self.editor.constant(name), 0))
 
-    def _reorder_vectors(self, node: NodeProto, through: list[int], maps: int, reorder: Reorder, plan: Plan) -> None:
+    def _reorder_vectors(self, node: NodeProto, through: list[int], maps: int, reorder: Reorder, edits: Edits) -> None:
         """Reorder the constants that ``node`` applies map by map to its operands ``through``."""
         editor, rank = self.editor, self.editor.rank(*(node.input[position] for position in through))
         is_read = any(editor.readers.get(name) or name in editor.outputs for name in node.output[1:])
         if is_read or (rank is None and len(through) > 1):
             raise NotFoldableError
         for position, axis in vectors(node, editor.read, rank, maps):
-            editor.replace(plan, node, position, reorder(editor.constant(node.input[position]), axis))
+            editor.replace(edits, node, position, reorder(editor.constant(node.input[position]), axis))
 
 
 def _is_marked(node: NodeProto) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from onnxlowrank.errors import InputDataError
+from onnxlowrank.errors import InputDataError, OptionError
 from onnxlowrank.inputs.arrays import npy_inputs, npz_inputs
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.images import folder_inputs, packed_inputs
 from onnxlowrank.inputs.npy import Header, npz_headers
-from onnxlowrank.inputs.preprocess import Preprocess
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.readers import (
     is_reference,
     module_inputs,
@@ -22,7 +23,8 @@ from onnxlowrank.inputs.readers import (
     onnx_test_inputs,
     onnx_test_sets,
 )
-from onnxlowrank.inputs.specs import Array, Feeds, InputSpec, input_specs
+from onnxlowrank.inputs.specs import Array, Feeds, InputSpec, fits, input_specs
+from onnxlowrank.inputs.synthetic import synthetic_inputs
 
 __all__ = ["Feeds", "InputSpec", "Inputs", "Reader", "Source", "input_specs", "open_inputs"]
 
@@ -101,3 +103,32 @@ def _from_npz(path: Path, specs: Sequence[InputSpec], preprocess: Preprocess) ->
 def _is_pixels(headers: dict[str, Header], spec: InputSpec) -> bool:
     """Return whether the array for ``spec`` holds images to be preprocessed: bytes, for an input that takes others."""
     return spec.name == "images" and headers["images"][1] == np.uint8 != spec.dtype
+
+
+def open_or_make(
+    specs: Sequence[InputSpec],
+    source: Source | None,
+    shapes: Mapping[str, Sequence[int]],
+    preprocess: Preprocess | None,
+    count: int,
+    seed: int,
+) -> Inputs:
+    """Return the inputs in ``source``, or ``count`` random ones.
+
+    Raises:
+        OptionError: If a shape is for no input, or contradicts what the network declares.
+    """
+    how = preprocess_from_options("imagenet") if preprocess is None else preprocess
+    if source is not None:
+        if shapes:
+            raise OptionError("--shape is about random inputs; leave it out, or the inputs")
+        return open_inputs(source, specs, how)
+    known = {spec.name: spec for spec in specs}
+    for name, shape in shapes.items():
+        shown = f"--shape {name}={'x'.join(map(str, shape))}"
+        if name not in known:
+            raise OptionError(f"{shown}: there is no such input; inputs are {', '.join(known)}")
+        if not fits(shape, known[name].shape):
+            raise OptionError(f"{shown} contradicts the network, which has {known[name]}")
+        known[name] = replace(known[name], shape=tuple(shape))
+    return synthetic_inputs(list(known.values()), how, count, seed)

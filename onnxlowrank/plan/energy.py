@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from onnxlowrank.plan.selection import Offer, Offers, Plan, pareto
+from onnxlowrank.passes.base import Plan
+from onnxlowrank.plan.selection import Offer, Offers, pareto
 
 
 def frontier(offers: Sequence[Offer]) -> list[Offer]:

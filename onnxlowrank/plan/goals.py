@@ -18,11 +18,11 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.interleaved import measure_afresh
 from onnxlowrank.measure.latency import Latency, ratio
-from onnxlowrank.passes.base import Candidate, keep
+from onnxlowrank.passes.base import Candidate, Plan, keep
 from onnxlowrank.plan.latency_model import Prices
 from onnxlowrank.plan.network import Network, written
 from onnxlowrank.plan.search import search_plan
-from onnxlowrank.plan.selection import Losses, Plan, Select, offers_of
+from onnxlowrank.plan.selection import Losses, Select, offers_of
 from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)

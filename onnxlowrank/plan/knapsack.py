@@ -12,7 +12,8 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from onnxlowrank.plan.selection import Offers, Plan, pareto
+from onnxlowrank.passes.base import Plan
+from onnxlowrank.plan.selection import Offers, pareto
 
 _GAP = 1e-4
 """Share of the loss by which the result may miss the optimum."""

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
-from onnxlowrank.passes.base import KEEP, Candidate, Setting
+from onnxlowrank.passes.base import KEEP, Candidate, Plan, Setting
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Losses, Offer, Plan
+from onnxlowrank.plan.selection import Losses, Offer
 
 _Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.prefix_cache import Frontier
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.evaluate.agreement import class_scores, confidence, divergence
+from onnxlowrank.evaluate.classes import class_scores, confidence, divergence
 from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.graph.probe import Probe, add_probes

@@ -17,9 +17,7 @@ from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
 from onnxlowrank.measure.node_times import profile, profile_in_turns, time_per_layer
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.passes.base import KEEP
-from onnxlowrank.plan.candidates import Suited
-from onnxlowrank.plan.selection import Plan
+from onnxlowrank.passes.base import KEEP, Plan, Suited
 
 
 @dataclass(frozen=True, eq=False)

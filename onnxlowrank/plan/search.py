@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from onnxlowrank.measure.interleaved import measure_afresh
 from onnxlowrank.measure.latency import ratio
-from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.plan.latency_model import Prices
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Offer, Plan, Select
+from onnxlowrank.plan.selection import Offer, Select
 from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)

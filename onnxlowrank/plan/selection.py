@@ -7,10 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from onnxlowrank.passes.base import Candidate
-
-Plan = dict[str, Candidate]
-"""One candidate for every layer."""
+from onnxlowrank.passes.base import Candidate, Plan
 
 
 class Losses(Protocol):

@@ -28,17 +28,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
-from onnxlowrank.decompose.spectrum import Float64Array, as_checked
+from onnxlowrank.calibrate.hold_out import affordable, spread
+from onnxlowrank.calibrate.statistics import Calibration
+from onnxlowrank.decompose.spectrum import as_checked
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.parallel import in_parallel
-from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.plan.layer_sensitivity import Alone
-from onnxlowrank.plan.selection import Plan
+from onnxlowrank.plan.sensitivity_curve import NEAR, Sensitivity, fit_sensitivity
 from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)
@@ -46,72 +45,9 @@ _LOG = logging.getLogger(__name__)
 ENERGIES = (0.98, 0.9)
 """Shares of the response's variance at which, or a little above, losses are measured first."""
 
-_MOST_MACS = 2e12
-_FEWEST_INPUTS, _MOST_INPUTS = 32, 256
-_SMALLEST, _LARGEST = 1e-9, 1e6
 _NOTHING_LOST = 1e-4
-_NEAR = 2.0
-"""Ratio of two shares up to which one measurement stands for both."""
-_STEEPEST = 0.5
-"""How fast harm may grow beyond the outermost measurements: they are few, on a few inputs, and of several passes."""
 _TRUST = 0.75
 """Weight of a layer's own measurements, in logarithms; the rest is that of the usual layer."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
-    """What a layer's lost energy does to the outputs of the network: power laws from measurement to measurement.
-
-    Attributes:
-        lost: Logarithms of shares of the response's variance, ascending.
-        harm: Logarithms of the network's loss over these shares, not descending.
-        slopes: How fast harm grows up to the first share, and from the last one on.
-    """
-
-    lost: Float64Array
-    harm: Float64Array
-    slopes: tuple[float, float]
-
-    def loss(self, lost: float) -> float:
-        """Return what the network loses when the layer loses this share of its response's variance."""
-        if lost <= 0:
-            return 0.0
-        x = np.log(lost)
-        nearest = np.clip(x, self.lost[0], self.lost[-1])
-        beyond = self.slopes[int(x > nearest)] * (x - nearest)
-        return float(np.exp(x + np.interp(nearest, self.lost, self.harm) + beyond))
-
-
-def fit_sensitivity(lost: Sequence[float], losses: Sequence[float]) -> Sensitivity:
-    """Return the laws through measured losses.
-
-    A share of the energy does as much harm or more where more is lost. What was measured otherwise is levelled: the
-    loss over the share is regressed isotonically, in logarithms.
-
-    Args:
-        lost: Shares of the response's variance, in (0, 1].
-        losses: Of the network.
-    """
-    order = np.argsort(lost, kind="stable")
-    x = np.log(np.asarray(lost, float)[order])
-    y = np.log(np.clip(np.nan_to_num(np.asarray(losses, float)[order], nan=_LARGEST), _SMALLEST, _LARGEST))
-    harm: Float64Array = isotonic_regression(y - x).x
-    slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(_NEAR)), _STEEPEST)
-    return Sensitivity(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))
-
-
-def hold_out(layers: Sequence[Layer], inputs: Inputs) -> list[int]:
-    """Return the indices of the inputs to judge settings on, which their drafts shall not have seen.
-
-    A layer of many outputs fits few inputs closely: on others it loses more. There are fewer for larger networks, which
-    bounds the work, and at most a third of all; none of fewer than three. Energies of responses are those of these
-    inputs.
-
-    Args:
-        layers: Of the network.
-        inputs: All there are.
-    """
-    return _spread(inputs, min(_affordable(layers), len(inputs) * inputs.batch // 3)) if len(inputs) >= 3 else []
 
 
 @dataclass(frozen=True)
@@ -157,7 +93,7 @@ class Sensitivities:
         if self._layers:
             first = {layer.name: _first(candidates[layer.name]) for layer in self._layers}
             advance = progress.stage("sensitivity", 1 + 2 * len(first))
-            used = about.inputs.subset(_spread(about.inputs, _affordable(about.layers)))
+            used = about.inputs.subset(spread(about.inputs, affordable(about.layers)))
             self._alone = Alone(about.model, about.layers, self._layers, used)
             advance(1)
             self._measure(first, advance)
@@ -190,7 +126,7 @@ class Sensitivities:
         promised = 1 - candidate.energy
         if candidate.layer not in self.laws or promised <= _NOTHING_LOST:
             return False
-        return not any(one / _NEAR <= promised <= one * _NEAR for one in self._checked(candidate))
+        return not any(one / NEAR <= promised <= one * NEAR for one in self._checked(candidate))
 
     def _measure(self, candidates: Mapping[str, Sequence[Candidate]], advance: Advance) -> None:
         """Measure candidates, by layer, shallow to deep."""
@@ -221,15 +157,3 @@ def _first(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(
         dict.fromkeys(min(lossy, key=lambda one: (max(energy - one.energy, 0), one.macs)) for energy in ENERGIES)
     )
-
-
-def _affordable(layers: Sequence[Layer]) -> int:
-    """Return how many inputs can be run through the network for every layer, within reason."""
-    macs = len(layers) * sum(layer.macs for layer in layers)
-    return int(min(max(_MOST_MACS / max(macs, 1), _FEWEST_INPUTS), _MOST_INPUTS))
-
-
-def _spread(inputs: Inputs, samples: int) -> list[int]:
-    """Return the indices of so many samples, evenly spread, in whole feeds."""
-    count = min(max(samples // inputs.batch, 1), len(inputs))
-    return [int(index) for index in np.linspace(0, len(inputs) - 1, count)]

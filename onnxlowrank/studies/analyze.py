@@ -12,29 +12,29 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.errors import ModelError
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, collect_statistics
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.inputs.sources import Source
+from onnxlowrank.inputs.sources import Source, open_or_make
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.json_values import finite
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate, Pass, Statistics
-from onnxlowrank.plan.candidates import offer_all, suit
+from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.candidates import offer_all
 from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.selection import Energies, Offer, lost_energy, offers_of, pareto
-from onnxlowrank.plan.sensitivity import hold_out
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.studies.compare import open_or_make
 
 SCHEMA = 1
 _INPUTS = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,10 @@ from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.feeds import Inputs, joined
-from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
-from onnxlowrank.inputs.sources import Source, open_inputs
-from onnxlowrank.inputs.specs import Feeds, InputSpec, fits, input_specs
-from onnxlowrank.inputs.synthetic import synthetic_inputs
+from onnxlowrank.inputs.sources import Source, open_or_make
+from onnxlowrank.inputs.specs import Feeds, InputSpec, input_specs
 from onnxlowrank.json_values import finite
 from onnxlowrank.measure.footprint import Footprint, footprint
 from onnxlowrank.measure.interleaved import Interval, ratio_of, take_turns
@@ -205,35 +204,6 @@ def compare(
     merits = () if judge is None else tuple(_judged(judge, _outputs(one, used), used, str(metric)) for one in networks)
     title = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     return Comparison(tuple(facts), tuple(runs), changed, merits, title, used.description, seconds)
-
-
-def open_or_make(
-    specs: Sequence[InputSpec],
-    source: Source | None,
-    shapes: Mapping[str, Sequence[int]],
-    preprocess: Preprocess | None,
-    count: int,
-    seed: int,
-) -> Inputs:
-    """Return the inputs in ``source``, or ``count`` random ones.
-
-    Raises:
-        OptionError: If a shape is for no input, or contradicts what the network declares.
-    """
-    how = preprocess_from_options("imagenet") if preprocess is None else preprocess
-    if source is not None:
-        if shapes:
-            raise OptionError("--shape is about random inputs; leave it out, or the inputs")
-        return open_inputs(source, specs, how)
-    known = {spec.name: spec for spec in specs}
-    for name, shape in shapes.items():
-        shown = f"--shape {name}={'x'.join(map(str, shape))}"
-        if name not in known:
-            raise OptionError(f"{shown}: there is no such input; inputs are {', '.join(known)}")
-        if not fits(shape, known[name].shape):
-            raise OptionError(f"{shown} contradicts the network, which has {known[name]}")
-        known[name] = replace(known[name], shape=tuple(shape))
-    return synthetic_inputs(list(known.values()), how, count, seed)
 
 
 def _names(models: Sequence[str | os.PathLike[str] | onnx.ModelProto]) -> list[str]:

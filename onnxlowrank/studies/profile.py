@@ -15,13 +15,12 @@ from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.inputs.sources import Source
+from onnxlowrank.inputs.sources import Source, open_or_make
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.json_values import finite
 from onnxlowrank.measure.node_times import NodeTime
 from onnxlowrank.measure.node_times import profile as time_nodes
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.studies.compare import open_or_make
 
 SCHEMA = 1
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tensorly.decomposition import parafac
 
 from onnxlowrank.decompose import cp
-from onnxlowrank.decompose.cp import Terms, cp_energy, cp_terms
-from onnxlowrank.decompose.outer_product import joint_als, slice_terms
+from onnxlowrank.decompose._als import Terms, joint_als
+from onnxlowrank.decompose.cp import cp_energy, cp_terms
+from onnxlowrank.decompose.outer_product import slice_terms
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
 SEEDS = st.integers(0, 2**31)

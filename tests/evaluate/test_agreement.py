@@ -6,7 +6,8 @@ import scipy.special
 from helpers.models import normal, parse
 
 from onnxlowrank.errors import ModelError
-from onnxlowrank.evaluate.agreement import compare_outputs, confidence, divergence
+from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.evaluate.classes import confidence, divergence
 from onnxlowrank.inputs.feeds import Inputs
 
 RNG = np.random.default_rng(5)

@@ -12,9 +12,10 @@ from onnx.onnx_ml_pb2 import TensorProto
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spectrum import principal_axes
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import preprocess_from_options

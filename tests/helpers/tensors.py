@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxlowrank.decompose.outer_product import Terms
+from onnxlowrank.decompose._als import Terms
 
 
 def random_terms(shape, rank, seed=0):

@@ -9,8 +9,10 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from onnxlowrank.errors import InputDataError, ModelError, OptionError
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import apply, preprocess_from_options
-from onnxlowrank.inputs.sources import Inputs, input_specs, open_inputs
+from onnxlowrank.inputs.sources import open_inputs
+from onnxlowrank.inputs.specs import input_specs
 
 DATA = (spec(None, 3, 8, 6),)
 

@@ -13,10 +13,11 @@ from onnx import ModelProto, numpy_helper
 
 from onnxlowrank.calibrate.capture import Spool
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.errors import OptionError
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Geometry, Layer

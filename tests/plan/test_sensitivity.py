@@ -8,17 +8,20 @@ import pytest
 from helpers.models import conv_model, normal, parse
 
 from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Calibration, Fitter, collect_statistics
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
 from onnxlowrank.plan.candidates import offer
-from onnxlowrank.plan.sensitivity import ENERGIES, Sensitivities, fit_sensitivity, hold_out
+from onnxlowrank.plan.sensitivity import ENERGIES, Sensitivities
+from onnxlowrank.plan.sensitivity_curve import fit_sensitivity
 from onnxlowrank.progress import Silent
 
 RNG = np.random.default_rng(11)

@@ -1,0 +1,137 @@
+"""Statistics of the original network: one run over the inputs gives what the passes of every layer ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, Spool, sample
+from onnxlowrank.decompose.metric import Metric, data_covariance
+from onnxlowrank.decompose.moments import Moments
+from onnxlowrank.decompose.patches import PatchMoments
+from onnxlowrank.graph.chain import Window
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.probe import Probe
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.passes.base import RESPONSE, Features, Pass, Statistics, Suited
+from onnxlowrank.progress import Progress
+
+_TARGET, _PATCHES = "target", "patches"
+
+
+_MOST_PATCHES = 16_000
+"""About how many patches of a layer enter its moments: enough for the covariance, whose time grows with them."""
+
+
+Weigh = Callable[[Layer, PatchMoments], Metric]
+
+
+def data_metric(layer: Layer, patches: PatchMoments) -> Metric:
+    """Return the metric of the responses: the data covariance of Denton 2014, Eq. 3."""
+    return data_covariance(patches, layer.outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a network is calibrated with.
+
+    Attributes:
+        model: The normalised network.
+        layers: Its layers, in the order of the graph.
+        suited: Which of them may be rewritten, and how.
+        inputs: Sample inputs.
+        spool: Keeps the sampled preactivations of the original network, under the layers' names.
+        seed: Of the sampled positions.
+        held_out: Indices of the inputs that statistics leave out, so that drafts can be judged on them. Fits take all.
+    """
+
+    model: onnx.ModelProto
+    layers: Sequence[Layer]
+    suited: Suited
+    inputs: Inputs
+    spool: Spool
+    seed: int = 0
+    held_out: Collection[int] = ()
+
+
+def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = data_metric) -> dict[str, Statistics]:
+    """Run the original network once over all inputs, and fill the spool.
+
+    Args:
+        about: The network and its inputs.
+        progress: Told how far it is.
+        metric: Makes a layer's metric of the moments of its patches.
+
+    Returns:
+        For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
+    """
+    layers, suited, inputs = about.layers, about.suited, about.inputs
+    probes = [
+        probe for layer in layers if layer.name in suited for probe in _probes(layer, list(suited[layer.name].values()))
+    ]
+    if not probes:
+        return {}
+    moments: dict[str, dict[str, Moments]] = {name: {} for name in suited}
+    unseen: dict[str, Moments] = {}
+    patches: dict[str, PatchMoments] = {}
+    known = {layer.name: layer for layer in layers}
+    thin = ROWS_PER_LAYER // _MOST_PATCHES
+    samples = sample(about.model, probes, inputs, about.seed, progress.stage("statistics", len(inputs)))
+    for index, rows in enumerate(samples):
+        for name, values in rows.items():
+            layer_name, kind = _split(name)
+            if kind == _TARGET:
+                about.spool.append(layer_name, values)
+            elif index in about.held_out:
+                if kind == RESPONSE:
+                    unseen.setdefault(layer_name, Moments(values.shape[1])).add(values)
+            elif kind == _PATCHES:
+                layer = known[layer_name]
+                if layer_name not in patches:
+                    patches[layer_name] = PatchMoments(layer.inputs, layer.taps)
+                patches[layer_name].add(values[::thin])
+            else:
+                if kind not in moments[layer_name]:
+                    moments[layer_name][kind] = Moments(values.shape[1])
+                moments[layer_name][kind].add(values)
+    for name, found in moments.items():
+        found[RESPONSE].spread(known[name].white)
+    return {
+        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in suited
+    }
+
+
+def _statistics(
+    layer: Layer, moments: Mapping[str, Moments], unseen: Moments | None, patches: PatchMoments | None, metric: Weigh
+) -> Statistics:
+    if patches is None:
+        return Statistics(moments, unseen)
+    return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
+
+
+def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
+    yield feature_probe(_join(layer.name, RESPONSE), Features(layer.output), layer)
+    yield feature_probe(_join(layer.name, _TARGET), Features(layer.preactivation), layer)
+    moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
+    for kind, wanted in moments.items():
+        yield feature_probe(_join(layer.name, kind), wanted, layer)
+    if any(one.weighs for one in passes):
+        yield feature_probe(
+            _join(layer.name, _PATCHES), Features(layer.input, (), Window(layer.kernel, layer.geometry)), layer
+        )
+
+
+def feature_probe(name: str, wanted: Features, layer: Layer) -> Probe:
+    """Return the probe that samples features of a layer."""
+    return Probe(name, wanted.tensor, not layer.is_conv, wanted.steps, wanted.window)
+
+
+def _join(layer: str, kind: str) -> str:
+    return f"{layer}::{kind}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    layer, _, kind = name.rpartition("::")
+    return layer, kind

@@ -1,0 +1,40 @@
+"""Which passes suit which layer, and why a layer is kept."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from onnxlowrank.errors import OptionError
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.passes.base import Pass, Suited
+from onnxlowrank.plan.manual_ranks import some_names
+
+
+def suit(
+    layers: Sequence[Layer], methods: Sequence[Pass], only: Sequence[str], exclude: Sequence[str], conv_only: bool
+) -> tuple[Suited, dict[str, str]]:
+    """Return the passes that suit every layer, and for the layers without any the reasons."""
+    for option, patterns in (("--only", only), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
+                raise OptionError(f"{option} {pattern} matches no layer; layers are {some_names(layers)}")
+    suited: dict[str, dict[str, Pass]] = {}
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        if only and not any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in only):
+            reasons[layer.name] = "not in --only"
+        elif any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in exclude):
+            reasons[layer.name] = "excluded"
+        elif conv_only and not layer.is_conv:
+            reasons[layer.name] = "--target macs counts convolutions"
+        else:
+            refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
+            willing = {one.name: one for one in methods if refusals.get(one.name, "") is None}
+            if willing:
+                suited[layer.name] = willing
+            else:
+                reasons[layer.name] = (
+                    "; ".join(sorted(set(filter(None, refusals.values())))) or f"no pass for {layer.op} chosen"
+                )
+    return suited, reasons

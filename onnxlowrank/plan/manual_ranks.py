@@ -1,0 +1,68 @@
+"""Ranks given by hand, checked against the layers and the passes that suit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxlowrank.errors import OptionError
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.passes.base import Setting, Suited
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """What ``--rank`` asks for in one layer: ranks, or the share of the response's variance to keep.
+
+    Attributes:
+        setting: The ranks; empty for the cheapest setting that is predicted to keep ``energy``.
+        energy: In (0, 1).
+        method: Name of the pass, or None for any.
+    """
+
+    setting: Setting = ()
+    energy: float = 0.0
+    method: str | None = None
+
+    def __str__(self) -> str:
+        ranks = "x".join(map(str, self.setting)) or f"{100 * self.energy:g}%"
+        return ranks if self.method is None else f"{self.method}:{ranks}"
+
+
+Ranks = Setting | ByHand
+
+
+def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Ranks]) -> dict[str, ByHand]:
+    """Return what was asked for by hand, checked and with the pass that does it.
+
+    Where no pass is named, ranks are for the first one, in the order of names, that takes so many.
+    """
+    chosen = {}
+    known = {layer.name: layer for layer in layers}
+    for name, given in ranks.items():
+        asked = given if isinstance(given, ByHand) else ByHand(tuple(given))
+        shown = f"--rank {name}={asked}"
+        if name not in known:
+            raise OptionError(f"{shown}: there is no layer {name}; layers are {some_names(layers)}")
+        offered = suited.get(name, {})
+        if asked.method is not None and asked.method not in offered:
+            raise OptionError(f"{shown}: no pass {asked.method} suits this layer; choose from {', '.join(offered)}")
+        willing = [one for one in offered.values() if asked.method in (None, one.name)]
+        if not asked.setting:
+            if not 0 < asked.energy < 1:
+                raise OptionError(f"{shown}: the share of the response to keep is between 0 and 100 %")
+            chosen[name] = asked
+            continue
+        fitting = [one for one in willing if len(one.rank_names) == len(asked.setting)]
+        if not fitting:
+            raise OptionError(f"{shown}: no pass chosen for this layer takes {len(asked.setting)} rank(s)")
+        limits = fitting[0].limits(known[name])
+        if any(not 1 <= rank <= limit for rank, limit in zip(asked.setting, limits, strict=True)):
+            raise OptionError(f"{shown}: {fitting[0].name} takes ranks from 1 to {'x'.join(map(str, limits))} here")
+        chosen[name] = replace(asked, method=fitting[0].name)
+    return chosen
+
+
+def some_names(layers: Sequence[Layer]) -> str:
+    """Return the names of the first layers, for messages."""
+    return ", ".join([layer.name for layer in layers[:8]] + ["..."] * (len(layers) > 8))
