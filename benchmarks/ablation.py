@@ -16,7 +16,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
@@ -34,15 +34,15 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.options import SELECTIONS
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
 from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
-from onnxlowrank.pipeline import SELECTIONS
-from onnxlowrank.plan.applicability import suit
-from onnxlowrank.plan.candidates import offer
-from onnxlowrank.plan.goals import plan_by_macs
-from onnxlowrank.plan.selection import Energies
+from onnxlowrank.plan.applicability import applicable_passes
+from onnxlowrank.plan.candidates import layer_candidates
+from onnxlowrank.plan.counted import plan_by_macs
+from onnxlowrank.plan.selection import EnergyLosses
 from onnxlowrank.progress import Silent
 from onnxlowrank.result import conv_macs
 
@@ -112,21 +112,21 @@ def main() -> None:
     test = spread(open_inputs(args.test, specs, how), args.test_inputs)
     layers = with_shapes(model, find_layers(model), inputs)
     chosen = {k: v for k, v in configurations().items() if not args.only or k in args.only.split(";")}
-    everything, _ = suit(layers, load_passes(["channel", "spatial"]), (), (), conv_only=True)
+    everything, _ = applicable_passes(layers, load_passes(["channel", "spatial"]), (), (), conv_only=True)
 
     table = Table(title=f"{inputs.description}; {test.description}", title_justify="left")
     for column in ("speed-up (MACs)", "configuration", "top-1 drop (points)", "top-1 agreement (%)", "KL", "fit (s)"):
         table.add_column(column, justify="right")
-    with Spool() as spool:
-        statistics = collect_statistics(Calibration(model, layers, everything, inputs, spool), Silent())
+    with RowStore() as store:
+        statistics = collect_statistics(Calibration(model, layers, everything, inputs, store), Silent())
         for speedup in map(float, args.speedups.split(",")):
             for title, (passes, selection, nonlinear, asymmetric) in chosen.items():
-                suited, _ = suit(layers, passes, (), (), conv_only=True)
-                drafts = Drafts(suited, statistics)
-                candidates = {layer.name: offer(layer, drafts, {}, 8) for layer in layers}
-                plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], Energies())
+                applicable, _ = applicable_passes(layers, passes, (), (), conv_only=True)
+                drafts = Drafts(applicable, statistics)
+                candidates = {layer.name: layer_candidates(layer, drafts, {}, 8) for layer in layers}
+                plan = plan_by_macs(layers, candidates, speedup, SELECTIONS[selection], EnergyLosses())
                 start = time.perf_counter()
-                about = Calibration(model, layers, suited, inputs, spool)
+                about = Calibration(model, layers, applicable, inputs, store)
                 fitter = Fitter(about, drafts, nonlinear=nonlinear, asymmetric=asymmetric)
                 chains = fitter.fit(plan, Silent())
                 reached = conv_macs(layers, {}) / conv_macs(layers, chains)

@@ -29,7 +29,7 @@ import onnxlowrank
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.graph.load import load
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target
 
 
@@ -45,14 +45,14 @@ def main() -> None:
     target = Target()
     for ratio in np.arange(0.95 / args.speedup, 0.05, -0.04):
         theirs = compressed(original, inputs, float(ratio))
-        got = ratio_of(*take_turns([original, theirs], inputs[0], target, 4.0)).ratio
+        got = speedup_interval(*time_in_sessions([original, theirs], inputs[0], target, 4.0)).ratio
         print(f"aimet at {ratio:.2f} of the MACs: {got:.2f}x", flush=True)
         if got >= args.speedup:
             break
     ours = onnxlowrank.optimize(original, speedup=max(got, 1.01), calibration=inputs).model
-    before, *after = take_turns([original, theirs, ours], inputs[0], target, 20.0)
+    before, *after = time_in_sessions([original, theirs, ours], inputs[0], target, 20.0)
     for name, network, times in zip(("aimet spatial SVD", "onnxlowrank"), (theirs, ours), after, strict=True):
-        found = ratio_of(before, times)
+        found = speedup_interval(before, times)
         changed = compare_outputs(original, network, test, lambda amount: None)
         accuracy = "" if changed.accuracy is None else f"top-1 {100 * changed.accuracy[1]:.2f} %, "
         print(

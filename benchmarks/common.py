@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
@@ -27,17 +27,17 @@ from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
-from onnxlowrank.plan.applicability import suit
-from onnxlowrank.plan.candidates import offer_all
-from onnxlowrank.plan.latency_model import Prices
+from onnxlowrank.plan.applicability import applicable_passes
+from onnxlowrank.plan.candidates import find_candidates
+from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Energies, Losses
-from onnxlowrank.plan.sensitivity import Sensitivities
+from onnxlowrank.plan.selection import EnergyLosses, Losses
+from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Silent
 
 
@@ -83,45 +83,51 @@ class Prepared:
 
     def network(self, threads: int) -> Network:
         """Return the network as the search takes it."""
-        forms = partial(fastest_forms, self.timer(threads))
+        lowering = partial(fastest_lowering, self.timer(threads))
         about = self.about
         return Network(
-            self.original, about.model, about.layers, about.suited, forms, self.inputs[0], Target(threads=threads)
+            self.original,
+            about.model,
+            about.layers,
+            about.applicable,
+            lowering,
+            self.inputs[0],
+            Target(threads=threads),
         )
 
     def timer(self, threads: int) -> ChainTimer:
         """Return a timer of chains."""
         return ChainTimer(Target(threads=threads), Cache())
 
-    def prices(
+    def latency_model(
         self,
         threads: int,
         candidates: Mapping[str, Sequence[Candidate]] | None = None,
         losses: Losses | None = None,
-    ) -> Prices:
+    ) -> LatencyModel:
         """Return the prices of the candidates, or of some of them; energies are their losses where none are given."""
         offered = self.candidates if candidates is None else candidates
-        return Prices(self.network(threads), offered, losses or Energies(), self.timer(threads))
+        return LatencyModel(self.network(threads), offered, losses or EnergyLosses(), self.timer(threads))
 
-    def sensitivities(self) -> Sensitivities:
+    def sensitivities(self) -> SensitivityLosses:
         """Return measured losses, the default of the tool."""
-        return Sensitivities(self.about, self.drafts, self.candidates, Silent())
+        return SensitivityLosses(self.about, self.drafts, self.candidates, Silent())
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""
-        return Fitter(self.about, self.drafts, self.network(threads).forms)
+        return Fitter(self.about, self.drafts, self.network(threads).lowering)
 
 
-def prepare(args: argparse.Namespace, spool: Spool) -> Prepared:
+def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
     """Load a network, collect its statistics, and list what its layers offer."""
     threadpool_limits(1, "blas")  # as the pipeline does
     original = load(args.model)
     model = normalise(original)
     inputs = some_inputs(args, original, args.calibration, args.inputs)
     layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(), (), (), conv_only=False)
+    applicable, _ = applicable_passes(layers, load_passes(), (), (), conv_only=False)
     stacked = stacked_inputs(original, inputs)
-    about = Calibration(model, layers, suited, stacked, spool, held_out=hold_out(layers, stacked))
-    drafts = Drafts(suited, collect_statistics(about, Silent()))
-    candidates = offer_all(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
+    about = Calibration(model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
+    drafts = Drafts(applicable, collect_statistics(about, Silent()))
+    candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
     return Prepared(original, about, drafts, candidates, inputs)

@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 
 import onnxlowrank
 from onnxlowrank.graph.load import load
-from onnxlowrank.inputs.sources import open_or_make
+from onnxlowrank.inputs.sources import open_or_synthesise
 from onnxlowrank.inputs.specs import input_specs
-from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target
 
 
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     model = load(args.model)
-    feeds = open_or_make(input_specs(model), None, {}, None, 1, 0)[0]
+    feeds = open_or_synthesise(input_specs(model), None, {}, None, 1, 0)[0]
     hits, widths = 0, []
     for run in range(args.runs):
-        found = ratio_of(*take_turns([model, model], feeds, Target(threads=args.threads), args.seconds))
+        found = speedup_interval(*time_in_sessions([model, model], feeds, Target(threads=args.threads), args.seconds))
         hits += found.low <= 1 <= found.high
         widths.append(found.high - found.low)
         print(f"{run + 1}: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f})", flush=True)
@@ -42,7 +42,7 @@ def main() -> None:
         f"{100 * max(widths):.2f} % (largest)"
     )
     slow, name = planted(model)
-    found = ratio_of(*take_turns([model, slow], feeds, Target(threads=args.threads), args.seconds))
+    found = speedup_interval(*time_in_sessions([model, slow], feeds, Target(threads=args.threads), args.seconds))
     print(f"{name} split in two: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f}) times as fast")
     for title, network in (("before", model), ("after", slow)):
         nodes = onnxlowrank.profile(network, threads=args.threads).nodes

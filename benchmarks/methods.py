@@ -19,7 +19,7 @@ from ablation import spread
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.evaluate.agreement import compare_outputs
@@ -34,12 +34,12 @@ from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, Pass, keep
-from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.progress import Silent
 
 RATIOS = (2, 3, 4)
@@ -73,17 +73,17 @@ def main() -> None:
     inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
     test = spread(open_inputs(args.test, specs, how), args.test_inputs)
     layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(), args.only, (), conv_only=False)
+    applicable, _ = applicable_passes(layers, load_passes(), args.only, (), conv_only=False)
     timer = ChainTimer(Target(), Cache())
 
-    offers = Table("layer", "method", "settings", "s", *(f"{ratio}x MACs" for ratio in RATIOS), "measured", "setting")
+    choices = Table("layer", "method", "settings", "s", *(f"{ratio}x MACs" for ratio in RATIOS), "measured", "setting")
     kept = Table("method", "layer", "setting", "measured", "predicted", "draft s", "fit s", "KL", "same class", "drop")
-    with Spool() as spool:
-        about = Calibration(model, layers, suited, inputs, spool)
+    with RowStore() as store:
+        about = Calibration(model, layers, applicable, inputs, store)
         statistics = collect_statistics(about, Silent())
         best: dict[str, Best] = {}
-        for layer in (one for one in layers if one.name in suited):
-            for name, method in suited[layer.name].items():
+        for layer in (one for one in layers if one.name in applicable):
+            for name, method in applicable[layer.name].items():
                 start = time.perf_counter()
                 offered = list(method.candidates(layer, statistics[layer.name], channel_block("cpu")))
                 seconds = time.perf_counter() - start
@@ -91,19 +91,19 @@ def main() -> None:
                 found = fast_enough(timer, layer, method, offered, args.speedup)
                 shown = (f"{found.speedup:.2f}x {found.candidate.energy:.3f}", ranks(found)) if found else ("", "")
                 energies = (f"{energy:.3f}" if energy else "" for energy in most)
-                offers.add_row(layer.name, name, str(len(offered)), f"{seconds:.1f}", *energies, *shown)
+                choices.add_row(layer.name, name, str(len(offered)), f"{seconds:.1f}", *energies, *shown)
                 if found and (name not in best or found.candidate.energy > best[name].candidate.energy):
                     best[name] = found
-        Console(width=140).print(offers)
+        Console(width=140).print(choices)
         for name, found in best.items():
-            layer, method = found.layer, suited[found.layer.name][name]
+            layer, method = found.layer, applicable[found.layer.name][name]
             start = time.perf_counter()
             method.draft(layer, found.candidate.setting, statistics[layer.name])
             drafted = time.perf_counter() - start
             plan = {one.name: keep(one) for one in layers}
             plan[layer.name] = found.candidate
             start = time.perf_counter()
-            chains = Fitter(about, Drafts(suited, statistics)).fit(plan, Silent())
+            chains = Fitter(about, Drafts(applicable, statistics)).fit(plan, Silent())
             fitted = time.perf_counter() - start
             changed = compare_outputs(original, rewrite(model, layers, chains), test, lambda amount: None)
             before, after = changed.accuracy or (0.0, 0.0)
@@ -125,10 +125,10 @@ def fast_enough(timer: ChainTimer, layer: Layer, method: Pass, offered: list[Can
         if not front or candidate.energy > front[-1].energy:
             front.append(candidate)
     near = [c for c in front[::-1] if 0.8 * speedup <= layer.macs / c.macs <= 3 * speedup]
-    forms = partial(fastest_forms, timer)
+    lowering = partial(fastest_lowering, timer)
     for candidate in near[:: max(len(near) // TRIED, 1)]:
         outline = method.outline(layer, candidate.setting)
-        dense, fast = timer.many(layer, [None, outline.lowered(forms(layer, outline))])
+        dense, fast = timer.many(layer, [None, outline.lowered(lowering(layer, outline))])
         if dense.ms >= speedup * fast.ms:
             return Best(layer, candidate, dense.ms / fast.ms)
     return None

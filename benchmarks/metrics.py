@@ -20,7 +20,7 @@ from ablation import spread
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
@@ -35,7 +35,7 @@ from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Setting, keep
@@ -71,30 +71,30 @@ def main() -> None:
     layers = with_shapes(model, find_layers(model), inputs)
     layer = next(one for one in layers if one.name == args.layer)
     kept = {one.name: keep(one) for one in layers}
-    forms = partial(fastest_forms, ChainTimer(Target(), Cache()))
+    lowering = partial(fastest_lowering, ChainTimer(Target(), Cache()))
     timer = ChainTimer(Target(), Cache())
     settings = [_setting(text) for text in args.setting]
     methods = {one.name: one for one in load_passes([name for name, _ in settings])}
-    suited = {layer.name: methods}
+    applicable = {layer.name: methods}
 
     columns = [f"{metric} {part}" for metric in args.metrics.split(",") for part in ("alone", "refitted")]
     table = Table("method", "setting", "MACs", "time", "draft s", *columns, title=f"{args.model}, {layer.name}")
     rows: dict[tuple[str, Setting], list[str]] = {}
     for metric in args.metrics.split(","):
-        with Spool() as spool:
-            weigh = metric_of(metric, model, layers, suited, inputs, Silent())
-            about = Calibration(model, layers, suited, inputs, spool)
+        with RowStore() as store:
+            weigh = metric_of(metric, model, layers, applicable, inputs, Silent())
+            about = Calibration(model, layers, applicable, inputs, store)
             statistics = collect_statistics(about, Silent(), weigh)
             for name, setting in settings:
                 method = methods[name]
                 outline = method.outline(layer, setting)
-                lowered = outline.lowered(forms(layer, outline))
+                lowered = outline.lowered(lowering(layer, outline))
                 dense, fast = timer.many(layer, [None, lowered])
                 start = time.perf_counter()
                 draft = method.draft(layer, setting, statistics[layer.name])
                 seconds = time.perf_counter() - start
                 plan = {**kept, layer.name: method.candidate(layer, setting, 1.0)}
-                chains = Fitter(about, Drafts(suited, statistics), forms).fit(plan, Silent())
+                chains = Fitter(about, Drafts(applicable, statistics), lowering).fit(plan, Silent())
                 alone = compare_outputs(original, rewrite(model, layers, {layer.name: draft.chain}), test, _quiet)
                 refitted = compare_outputs(original, rewrite(model, layers, chains), test, _quiet)
                 shown = "x".join(map(str, setting))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from common import arguments, prepare
 
-from onnxlowrank.calibrate.capture import Spool
-from onnxlowrank.measure.interleaved import measure_afresh
-from onnxlowrank.measure.latency import ratio
+from onnxlowrank.calibrate.capture import RowStore
+from onnxlowrank.measure.interleaved import measure_in_sessions
+from onnxlowrank.measure.latency import median_speedup
 
 
 def main() -> None:
@@ -24,18 +24,18 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     errors = []
-    with Spool() as spool:
-        prepared = prepare(args, spool)
-        network, prices = prepared.network(args.threads), prepared.prices(args.threads)
+    with RowStore() as store:
+        prepared = prepare(args, store)
+        network, latency_model = prepared.network(args.threads), prepared.latency_model(args.threads)
         for index in range(args.plans + 1):
-            offers = prices.offers()
-            plan = {layer: offered[rng.integers(len(offered))].candidate for layer, offered in offers.items()}
-            prices.learn(plan)
+            choices = latency_model.choices()
+            plan = {layer: offered[rng.integers(len(offered))].candidate for layer, offered in choices.items()}
+            latency_model.learn(plan)
             pair = [network.original, network.outline(plan)]
-            measured = ratio(*measure_afresh(pair, network.feeds, network.target, seconds=3.0))
-            predicted = prices.whole / prices.total(plan)
+            measured = median_speedup(*measure_in_sessions(pair, network.feeds, network.target, seconds=3.0))
+            predicted = latency_model.whole / latency_model.total(plan)
             if not index:
-                prices.calibrate(plan, prices.whole / measured)
+                latency_model.calibrate(plan, latency_model.whole / measured)
                 print(f"calibrated: predicted {predicted:.3f}x, measured {measured:.3f}x", flush=True)
                 continue
             errors.append(measured / predicted - 1)

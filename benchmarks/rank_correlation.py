@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import Candidate, Plan
 from onnxlowrank.plan.energy import select_by_energy
-from onnxlowrank.plan.selection import Energies, Losses, Offer, lost_energy
+from onnxlowrank.plan.selection import EnergyLosses, Item, Losses, lost_energy
 from onnxlowrank.progress import Silent
 
 DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"
@@ -63,13 +63,13 @@ def main() -> None:
 
     rng = np.random.default_rng(args.seed)
     rows = []
-    with Spool() as spool:
-        prepared = prepare(args, spool)
+    with RowStore() as store:
+        prepared = prepare(args, store)
         original, layers, offered = prepared.original, prepared.layers, prepared.candidates
         test = some_inputs(args, original, args.test, args.test_inputs)
         fitter = Fitter(prepared.about, prepared.drafts)
         start = time.perf_counter()
-        objectives: dict[str, Losses] = {"energy": Energies(), "sensitivity": prepared.sensitivities()}
+        objectives: dict[str, Losses] = {"energy": EnergyLosses(), "sensitivity": prepared.sensitivities()}
         console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
         dense = sum(layer.macs for layer in layers)
         for index in range(args.plans):
@@ -117,11 +117,11 @@ def table(rows: Sequence[Row], title: str) -> Table:
 
 def random_plan(offered: Mapping[str, Sequence[Candidate]], budget: float, rng: np.random.Generator) -> Plan:
     """Return the plan within the budget that is best if the layers count as much as chance says."""
-    offers = {}
+    choices = {}
     for name, candidates in offered.items():
         weight = float(np.exp(SPREAD * rng.standard_normal()))
-        offers[name] = [Offer(one, one.macs, weight * lost_energy(one)) for one in candidates]
-    return select_by_energy(offers, budget)
+        choices[name] = [Item(one, one.macs, weight * lost_energy(one)) for one in candidates]
+    return select_by_energy(choices, budget)
 
 
 def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[float, float]:

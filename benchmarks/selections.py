@@ -33,20 +33,21 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.evaluate.classes import class_scores, divergence
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import all_threads, open_session
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
+from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
-from onnxlowrank.plan.goals import Made, Workbench, reach_conv_macs, reach_speedup
+from onnxlowrank.plan.goals import network_for_conv_macs, network_for_speedup
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.selection import Energies, Losses, Offer, Select, lost_energy
+from onnxlowrank.plan.selection import EnergyLosses, Item, Losses, Select, lost_energy
 from onnxlowrank.progress import Silent
 
-Way = Callable[[float], Made]
+Way = Callable[[float], FittedNetwork]
 """Makes a network of a speed-up."""
 
 
@@ -57,12 +58,12 @@ class Counted:
 
     def __init__(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
         self._offers = {
-            name: [Offer(one, one.macs, lost_energy(one)) for one in offered] for name, offered in candidates.items()
+            name: [Item(one, one.macs, lost_energy(one)) for one in offered] for name, offered in candidates.items()
         }
         self.dense = {name: max(offer.cost for offer in offered) for name, offered in self._offers.items()}
         self.whole = sum(self.dense.values())
 
-    def offers(self, timed: bool = False) -> dict[str, list[Offer]]:
+    def choices(self, timed: bool = False) -> dict[str, list[Item]]:
         return self._offers
 
     def total(self, plan: Plan) -> float:
@@ -83,13 +84,15 @@ def timed_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
     """Return, by title, what makes a network of a measured speed-up."""
     network, fitter = prepared.network(threads), prepared.fitter(threads)
 
-    def reach(offered: Mapping[str, Sequence[Candidate]], losses: Losses, select: Select, asked: float) -> Made:
-        bench = Workbench(network, offered, losses, select, fitter, Silent())
-        return reach_speedup(bench, prepared.prices(threads, offered, losses), asked)
+    def reach(
+        offered: Mapping[str, Sequence[Candidate]], losses: Losses, select: Select, asked: float
+    ) -> FittedNetwork:
+        bench = NetworkBuilder(network, offered, losses, select, fitter, Silent())
+        return network_for_speedup(bench, prepared.latency_model(threads, offered, losses), asked)
 
-    def count(select: Select, asked: float) -> Made:
-        bench = Workbench(network, prepared.candidates, Energies(), select, fitter, Silent())
-        return reach_speedup(bench, Counted(prepared.candidates), asked)
+    def count(select: Select, asked: float) -> FittedNetwork:
+        bench = NetworkBuilder(network, prepared.candidates, EnergyLosses(), select, fitter, Silent())
+        return network_for_speedup(bench, Counted(prepared.candidates), asked)
 
     def only(*passes: str) -> dict[str, list[Candidate]]:
         return {
@@ -101,10 +104,10 @@ def timed_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
     return {
         "uniform ratio": partial(count, select_uniformly),
         "greedy on MACs (Zhang 2015)": partial(count, select_by_energy),
-        "greedy on latency": partial(reach, prepared.candidates, Energies(), select_by_energy),
-        "knapsack, spatial": partial(reach, only("spatial"), Energies(), select_exactly),
-        "knapsack, cp": partial(reach, only("cp"), Energies(), select_exactly),
-        "knapsack, all passes": partial(reach, prepared.candidates, Energies(), select_exactly),
+        "greedy on latency": partial(reach, prepared.candidates, EnergyLosses(), select_by_energy),
+        "knapsack, spatial": partial(reach, only("spatial"), EnergyLosses(), select_exactly),
+        "knapsack, cp": partial(reach, only("cp"), EnergyLosses(), select_exactly),
+        "knapsack, all passes": partial(reach, prepared.candidates, EnergyLosses(), select_exactly),
         "knapsack, all passes, sensitivity": lambda asked: reach(prepared.candidates, felt(), select_exactly, asked),
     }
 
@@ -113,14 +116,16 @@ def counted_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
     """Return, by title, what makes a network of a speed-up in MACs of the convolutions."""
     network, fitter = prepared.network(threads), Fitter(prepared.about, prepared.drafts)
 
-    def reach(losses: Losses, select: Select, asked: float) -> Made:
-        return reach_conv_macs(Workbench(network, prepared.candidates, losses, select, fitter, Silent()), asked)
+    def reach(losses: Losses, select: Select, asked: float) -> FittedNetwork:
+        return network_for_conv_macs(
+            NetworkBuilder(network, prepared.candidates, losses, select, fitter, Silent()), asked
+        )
 
     felt = cache(prepared.sensitivities)
     return {
-        "uniform ratio": partial(reach, Energies(), select_uniformly),
-        "greedy (Zhang 2015)": partial(reach, Energies(), select_by_energy),
-        "knapsack": partial(reach, Energies(), select_exactly),
+        "uniform ratio": partial(reach, EnergyLosses(), select_uniformly),
+        "greedy (Zhang 2015)": partial(reach, EnergyLosses(), select_by_energy),
+        "knapsack": partial(reach, EnergyLosses(), select_exactly),
         "knapsack, sensitivity": lambda asked: reach(felt(), select_exactly, asked),
     }
 
@@ -137,8 +142,8 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures")
     args = parser.parse_args()
     rows = []
-    with Spool() as spool:
-        prepared = prepare(args, spool)
+    with RowStore() as store:
+        prepared = prepare(args, store)
         test = some_inputs(args, prepared.original, args.test, args.test_inputs)
         network = prepared.network(args.threads)
         ways = counted_ways(prepared, args.threads) if args.macs else timed_ways(prepared, args.threads)
@@ -148,7 +153,9 @@ def main() -> None:
         for asked in map(float, args.speedups.split(",")):
             for title, way in tried.items():
                 made = way(asked)
-                timed = ratio_of(*take_turns([prepared.original, made.model], network.feeds, network.target, 20.0))
+                timed = speedup_interval(
+                    *time_in_sessions([prepared.original, made.model], network.feeds, network.target, 20.0)
+                )
                 fewer = dense / sum(candidate.macs for candidate in made.plan.values())
                 rows.append(
                     {

@@ -17,7 +17,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.fitter import Fitter
@@ -25,10 +25,10 @@ from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import KEEP, Candidate, keep
-from onnxlowrank.plan.goals import plan_by_macs
+from onnxlowrank.plan.counted import plan_by_macs
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.layer_sensitivity import Alone
-from onnxlowrank.plan.selection import Energies
+from onnxlowrank.plan.layer_sensitivity import LayerSensitivity
+from onnxlowrank.plan.selection import EnergyLosses
 from onnxlowrank.progress import Silent
 
 
@@ -41,13 +41,13 @@ def main() -> None:
     args = parser.parse_args()
     shares = [float(share) for share in args.lost.split(",")]
     table = Table("layer", "setting", "lost", "draft alone", "refitted", "in a fitted network", box=MARKDOWN)
-    with Spool() as spool:
-        prepared = prepare(args, spool)
+    with RowStore() as store:
+        prepared = prepare(args, store)
         test = some_inputs(args, prepared.original, args.test, args.test_inputs)
         layers, drafts, model = prepared.layers, prepared.drafts, prepared.about.model
-        plan = plan_by_macs(layers, prepared.candidates, args.speedup, select_exactly, Energies())
+        plan = plan_by_macs(layers, prepared.candidates, args.speedup, select_exactly, EnergyLosses())
         fitter = Fitter(prepared.about, drafts)
-        alone = Alone(model, layers, list(layers), stacked_inputs(prepared.original, test))
+        alone = LayerSensitivity(model, layers, list(layers), stacked_inputs(prepared.original, test))
         for layer in layers:
             if plan[layer.name].method == KEEP:
                 continue

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from onnxlowrank.calibrate.capture import Spool, sample
+from onnxlowrank.calibrate.capture import RowStore, sample
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose import regression
@@ -28,7 +28,7 @@ from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
-from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.progress import Silent
 
 ITERATIONS = {
@@ -55,12 +55,12 @@ def main() -> None:
     inputs = open_inputs(args.calibration, specs, preprocess_from_options(args.preprocess))
     inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
     layers = with_shapes(model, find_layers(model), inputs)
-    suited, _ = suit(layers, load_passes(["spatial"]), [args.layer], (), conv_only=False)
+    applicable, _ = applicable_passes(layers, load_passes(["spatial"]), [args.layer], (), conv_only=False)
     layer = next(layer for layer in layers if layer.name == args.layer)
-    method = suited[layer.name]["spatial"]
-    with Spool() as spool:
-        statistics = collect_statistics(Calibration(model, layers, suited, inputs, spool), Silent())[layer.name]
-        target = spool.read(layer.name)
+    method = applicable[layer.name]["spatial"]
+    with RowStore() as store:
+        statistics = collect_statistics(Calibration(model, layers, applicable, inputs, store), Silent())[layer.name]
+        target = store.read(layer.name)
     draft = method.draft(layer, (args.setting,), statistics)
     wanted = draft.features
     probe = Probe("probe", wanted.tensor, False, wanted.steps, wanted.window)

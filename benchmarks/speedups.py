@@ -15,14 +15,15 @@ from common import arguments, prepare
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.graph.chain import Chain
-from onnxlowrank.measure.interleaved import ratio_of, take_turns
+from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.passes.base import Plan
-from onnxlowrank.plan.goals import Workbench, reach_speedup
+from onnxlowrank.plan.builder import NetworkBuilder
+from onnxlowrank.plan.goals import network_for_speedup
 from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Energies
+from onnxlowrank.plan.selection import EnergyLosses
 from onnxlowrank.progress import Progress, Silent
 
 
@@ -44,17 +45,21 @@ def main() -> None:
     table = Table(title=f"{args.model}", title_justify="left")
     for column in ("threads", "asked for", "predicted", "measured", "", "MACs", "measured / MACs", "search (s)"):
         table.add_column(column, justify="right")
-    with Spool() as spool:
-        prepared = prepare(args, spool)
+    with RowStore() as store:
+        prepared = prepare(args, store)
         total = sum(layer.macs for layer in prepared.layers)
         for threads in map(int, args.threads.split(",")):
             network = prepared.network(threads)
-            bench = Workbench(network, prepared.candidates, Energies(), select_exactly, Outliner(network), Silent())
+            bench = NetworkBuilder(
+                network, prepared.candidates, EnergyLosses(), select_exactly, Outliner(network), Silent()
+            )
             for asked in map(float, args.speedups.split(",")):
                 start = time.perf_counter()
-                made = reach_speedup(bench, prepared.prices(threads), asked)
+                made = network_for_speedup(bench, prepared.latency_model(threads), asked)
                 seconds = time.perf_counter() - start
-                got = ratio_of(*take_turns([network.original, made.model], network.feeds, network.target, 10.0))
+                got = speedup_interval(
+                    *time_in_sessions([network.original, made.model], network.feeds, network.target, 10.0)
+                )
                 verdict = "not reachable" if made.speedup < asked else f"{100 * (got.ratio / asked - 1):+.1f} %"
                 macs = total / sum(candidate.macs for candidate in made.plan.values())
                 row = (

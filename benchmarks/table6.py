@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spectrum import cumulative_energy
@@ -28,9 +28,9 @@ from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import RESPONSE, Candidate, keep
-from onnxlowrank.plan.applicability import suit
+from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.energy import select_by_energy
-from onnxlowrank.plan.selection import Offer, lost_energy
+from onnxlowrank.plan.selection import Item, lost_energy
 from onnxlowrank.progress import Silent
 
 PAPER = {
@@ -52,9 +52,9 @@ def main() -> None:
     inputs = open_inputs(args.calibration, input_specs(model), preprocess_from_options(args.preprocess))
     inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
     layers = [layer for layer in with_shapes(model, find_layers(model), inputs) if layer.is_conv]
-    suited, _ = suit(layers, load_passes(["channel"]), (), (), conv_only=True)
-    with Spool() as spool:
-        statistics = collect_statistics(Calibration(model, layers, suited, inputs, spool), Silent())
+    applicable, _ = applicable_passes(layers, load_passes(["channel"]), (), (), conv_only=True)
+    with RowStore() as store:
+        statistics = collect_statistics(Calibration(model, layers, applicable, inputs, store), Silent())
 
     energies = {layer.name: cumulative_energy(statistics[layer.name].moments[RESPONSE].covariance) for layer in layers}
 
@@ -65,21 +65,21 @@ def main() -> None:
     for speedup, paper in PAPER.items():
         table.add_row(f"{speedup}x, Table 6", *map(str, paper))
         for title, restore in (("Eq. 14", 0), ("with 1x1", 1)):
-            offers = {layer.name: spectrum(layer, energies[layer.name], restore) for layer in layers}
-            offers[layers[0].name] = offers[layers[0].name][:1]
-            plan = select_by_energy(offers, total / speedup)
+            choices = {layer.name: spectrum(layer, energies[layer.name], restore) for layer in layers}
+            choices[layers[0].name] = choices[layers[0].name][:1]
+            plan = select_by_energy(choices, total / speedup)
             ours = [plan[layer.name].setting[0] if plan[layer.name].setting else layer.outputs for layer in layers]
             table.add_row(f"{speedup}x, {title}", *map(str, ours))
     Console(width=160).print(table)
 
 
-def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Offer]:
+def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Item]:
     """Return "keep" and every rank, the 1x1 convolution counted ``restore`` times."""
     d = layer.outputs
     costs = [rank * (layer.macs / d + restore * d * layer.positions) for rank in range(d)]
     reduced = [Candidate(layer.name, "channel", (r,), costs[r], 0, float(energy[r])) for r in range(1, d)]
     offered = [keep(layer), *(candidate for candidate in reduced if candidate.macs < layer.macs)]
-    return [Offer(candidate, candidate.macs, lost_energy(candidate)) for candidate in offered]
+    return [Item(candidate, candidate.macs, lost_energy(candidate)) for candidate in offered]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,9 +14,12 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
-from onnxlowrank.json_values import finite
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.passes.base import KEEP, Candidate, Setting
+from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
+from onnxlowrank.plan.builder import FittedNetwork
+from onnxlowrank.plan.goals import TOO_FAST
+from onnxlowrank.plan.network import Network
 
 SCHEMA = 3
 
@@ -126,32 +131,117 @@ class Result:
                 "file_bytes": part.file_bytes,
                 "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
             }
-        return {key: finite(value) for key, value in report.items()}
+        return {key: json_ready(value) for key, value in report.items()}
 
 
-def report_layer(
+def result_of(
+    goal: Goal,
+    fitted: FittedNetwork,
+    network: Network,
+    candidates: Mapping[str, Sequence[Candidate]],
+    reasons: Mapping[str, str],
+    agreement: Agreement,
+    notes: tuple[str, ...],
+    start: float,
+) -> Result:
+    """Return all there is to say about a fitted network.
+
+    Args:
+        goal: What was asked for.
+        fitted: The network.
+        network: What it was made of.
+        candidates: Those of every layer.
+        reasons: Why layers have none.
+        agreement: How far its outputs differ.
+        notes: What the user should know.
+        start: When the work began, by ``time.perf_counter``.
+    """
+    layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
+    times = {name: (before[name], after[name]) for name in before}
+    return Result(
+        model=fitted.model,
+        goal=goal,
+        predicted_speedup=fitted.predicted,
+        latency_speedup=fitted.speedup,
+        macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, fitted.chains), 1),
+        layers=tuple(
+            _report_layer(
+                layer,
+                fitted,
+                network.applicable,
+                reasons.get(layer.name) or _nothing_chosen(candidates[layer.name]),
+                times.get(layer.name),
+            )
+            for layer in layers
+        ),
+        before=_report_model(network.original, layers, {}, fitted.before),
+        after=_report_model(fitted.model, layers, fitted.chains, fitted.after),
+        agreement=agreement,
+        provider=network.target.provider,
+        threads=network.target.threads,
+        seconds=time.perf_counter() - start,
+        notes=notes,
+        first_filters=_first_filters(layers[0], fitted),
+    )
+
+
+def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreement) -> list[str]:
+    """Return what the user should hear when times are uncertain, the goal is overshot, or the outputs changed much."""
+    top1, error = agreement.top1_agreement, agreement.relative_error
+    warnings = []
+    if goal.kind == SPEEDUP and speedup > TOO_FAST * goal.value:
+        warnings.append(
+            f"{speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come closer, "
+            "or no plan lies between; a new run on an idle machine may find one"
+        )
+    if timer.noisy:
+        warnings.append(
+            f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
+            "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
+            "a better plan"
+        )
+    if error > 0.3 if top1 is None else top1 < 0.9:
+        warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")
+    return warnings
+
+
+def _report_layer(
     layer: Layer,
-    candidate: Candidate,
-    chain: Chain | None,
-    rank_names: tuple[str, ...],
+    fitted: FittedNetwork,
+    applicable: ApplicablePasses,
     kept_because: str,
-    milliseconds: tuple[float, float] | None = None,
+    milliseconds: tuple[float, float] | None,
 ) -> LayerReport:
     """Return the report of one layer; the reason counts only where the layer was kept."""
+    candidate, chain = fitted.plan[layer.name], fitted.chains.get(layer.name)
+    kept = candidate.method == KEEP
     return LayerReport(
         name=layer.name,
         method=candidate.method,
         setting=candidate.setting,
-        rank_names=rank_names,
+        rank_names=() if kept else applicable[layer.name][candidate.method].rank_names,
         energy=candidate.energy,
         macs=(layer.macs, _macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
-        kept_because=kept_because if candidate.method == KEEP else "",
+        kept_because=kept_because if kept else "",
         milliseconds=milliseconds,
     )
 
 
-def report_model(
+def _nothing_chosen(candidates: Sequence[Candidate]) -> str:
+    """Return why a layer that passes suit was kept."""
+    return "no setting is cheaper" if len(candidates) == 1 else "no setting saves enough for its loss"
+
+
+def _first_filters(first: Layer, fitted: FittedNetwork) -> tuple[FloatArray, FloatArray] | None:
+    """Return the filters of a first layer that sees an image in colour, as they were and as they are now."""
+    if first.weight.ndim != 4 or first.inputs != 3 or first.group != 1:
+        return None
+    chain = fitted.chains.get(first.name)
+    return first.weight, first.weight if chain is None else chain.dense_kernel().reshape(first.weight.shape)
+
+
+def _report_model(
     model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain], latency: Latency
 ) -> ModelReport:
     """Return the report of a whole network."""
@@ -174,3 +264,12 @@ def _macs(layer: Layer, chain: Chain | None) -> int:
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:
     return layer.parameters if chain is None else chain.parameters
+
+
+def json_ready(value: Any) -> Any:
+    """Return ``value``, in which NaN and infinities, which JSON has not, became None."""
+    if isinstance(value, dict):
+        return {k: json_ready(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,7 +27,7 @@ from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
-from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, hollow
+from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, placeholder
 from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
 
 
@@ -61,10 +61,10 @@ class Asymmetric3D(Spatial):
         kh, kw = layer.kernel
         return chain_of(
             layer,
-            hollow(vertical, layer.inputs, kh, 1),
-            hollow(rank, vertical, 1, kw),
-            hollow(layer.outputs, rank),
-            hollow(layer.outputs),
+            placeholder(vertical, layer.inputs, kh, 1),
+            placeholder(rank, vertical, 1, kw),
+            placeholder(layer.outputs, rank),
+            placeholder(layer.outputs),
         )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:

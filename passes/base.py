@@ -153,8 +153,8 @@ class Pass(ABC):
     name: ClassVar[str]
     ops: ClassVar[tuple[str, ...]] = ("Conv",)
     rank_names: ClassVar[tuple[str, ...]]
-    careful: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
+    rough_energy: ClassVar[bool] = False
+    uses_metric: ClassVar[bool] = False
 
     @abstractmethod
     def refusal(self, layer: Layer) -> str | None:
@@ -163,7 +163,7 @@ class Pass(ABC):
     def moments(self, layer: Layer) -> dict[str, Features]:
         """Return, by name, what the pass needs the covariance of.
 
-        The covariance of the response is always there, as ``response``; with :attr:`weighs`, the patches' as well.
+        The covariance of the response is always there, as ``response``; with :attr:`uses_metric`, the patches' as well.
         """
         return {}
 
@@ -216,7 +216,7 @@ def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:
 class KernelPass(Pass):
     """A pass that decomposes the kernel of several taps under the metric, before its last link is refitted."""
 
-    weighs = True
+    uses_metric = True
 
     def refusal(self, layer: Layer) -> str | None:
         """Refuse grouped convolutions and those of one tap."""
@@ -230,7 +230,7 @@ def aligned_ranks(largest: int, block: int) -> Sequence[int]:
     return range(block, largest, block)
 
 
-def hollow(*shape: int) -> FloatArray:
+def placeholder(*shape: int) -> FloatArray:
     """Return a constant array that takes no memory; the constant keeps activations near their size."""
     fan_in = max(math.prod(shape[1:]), 1)
     return np.broadcast_to(np.float32(1 / fan_in), shape)
@@ -261,5 +261,5 @@ def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
     return Chain((*chain.steps[:-1], replace(last, weight=weight)), bias)
 
 
-Suited = Mapping[str, Mapping[str, Pass]]
+ApplicablePasses = Mapping[str, Mapping[str, Pass]]
 """For every layer that may be rewritten, the passes that suit it, by their names."""

@@ -43,7 +43,7 @@ from onnxlowrank.passes.base import (
     Statistics,
     aligned_ranks,
     draft_of,
-    hollow,
+    placeholder,
     pointwise,
 )
 from onnxlowrank.passes.outer_product import best_terms
@@ -109,14 +109,14 @@ class _Bicluster(KernelPass):
         maps, filters = np.arange(layer.inputs) % g, np.arange(layer.outputs) % h
         blocks = [
             (
-                hollow(int((maps == j).sum()), ranks[0]),
+                placeholder(int((maps == j).sum()), ranks[0]),
                 self.core(ranks, layer.taps),
-                hollow(int((filters == i).sum()), ranks[-1]),
+                placeholder(int((filters == i).sum()), ranks[-1]),
             )
             for i in range(h)
             for j in range(g)
         ]
-        return _chain(layer, maps, filters, blocks, hollow(layer.outputs))
+        return _chain(layer, maps, filters, blocks, placeholder(layer.outputs))
 
     @abstractmethod
     def core(self, ranks: Sequence[int], taps: int) -> FloatArray:
@@ -162,7 +162,7 @@ class BiclusterSvd(_Bicluster):
 
     def core(self, ranks: Sequence[int], taps: int) -> FloatArray:
         """Return ``[K2, K1, T]``."""
-        return hollow(ranks[1], ranks[0], taps)
+        return placeholder(ranks[1], ranks[0], taps)
 
 
 class BiclusterOuter(_Bicluster):
@@ -205,7 +205,7 @@ class BiclusterOuter(_Bicluster):
 
     def core(self, ranks: Sequence[int], taps: int) -> FloatArray:
         """Return ``[K, 1, T]``."""
-        return hollow(ranks[0], 1, taps)
+        return placeholder(ranks[0], 1, taps)
 
 
 def cluster_maps(metric: Metric, kernel: FloatArray, count: int) -> IntArray:

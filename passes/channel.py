@@ -31,7 +31,7 @@ from onnxlowrank.passes.base import (
     Pass,
     Setting,
     Statistics,
-    hollow,
+    placeholder,
 )
 
 
@@ -56,7 +56,12 @@ class Channel(Pass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         (rank,) = setting
-        return _chain(layer, hollow(rank, *layer.weight.shape[1:]), hollow(layer.outputs, rank), hollow(layer.outputs))
+        return _chain(
+            layer,
+            placeholder(rank, *layer.weight.shape[1:]),
+            placeholder(layer.outputs, rank),
+            placeholder(layer.outputs),
+        )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the projection onto the responses' principal axes (Eq. 4); ask for the layer's own responses."""

@@ -30,7 +30,7 @@ from onnxlowrank.passes.base import (
     Setting,
     Statistics,
     draft_of,
-    hollow,
+    placeholder,
     pointwise,
 )
 
@@ -39,7 +39,7 @@ class Cp(KernelPass):
     """Four convolutions, one a mode of the kernel, the two spatial ones depthwise."""
 
     name = "cp"
-    careful = True
+    rough_energy = True
     rank_names = ("R",)
 
     def refusal(self, layer: Layer) -> str | None:
@@ -61,8 +61,14 @@ class Cp(KernelPass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         (rank,), (kh, kw) = setting, layer.kernel
-        spatial = hollow(rank, kh), hollow(rank, kw)
-        return _chain(layer, hollow(rank, layer.inputs), *spatial, hollow(layer.outputs, rank), hollow(layer.outputs))
+        spatial = placeholder(rank, kh), placeholder(rank, kw)
+        return _chain(
+            layer,
+            placeholder(rank, layer.inputs),
+            *spatial,
+            placeholder(layer.outputs, rank),
+            placeholder(layer.outputs),
+        )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the decomposition of the kernel under the metric."""

@@ -38,7 +38,7 @@ from onnxlowrank.passes.base import (
     Setting,
     Statistics,
     draft_of,
-    hollow,
+    placeholder,
     pointwise,
 )
 
@@ -74,7 +74,11 @@ class Monochromatic(KernelPass):
         (count,) = setting
         labels = np.arange(layer.outputs) % count
         return _chain(
-            layer, labels, hollow(count, layer.inputs), hollow(layer.outputs, layer.taps), hollow(layer.outputs)
+            layer,
+            labels,
+            placeholder(count, layer.inputs),
+            placeholder(layer.outputs, layer.taps),
+            placeholder(layer.outputs),
         )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:

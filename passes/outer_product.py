@@ -30,7 +30,7 @@ from onnxlowrank.passes.base import (
     Setting,
     Statistics,
     draft_of,
-    hollow,
+    placeholder,
     pointwise,
 )
 
@@ -42,7 +42,7 @@ class OuterProduct(KernelPass):
     """Separate filters on mixtures of the input maps, mixed again."""
 
     name = "outer_product"
-    careful = True
+    rough_energy = True
     rank_names = ("K",)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
@@ -56,8 +56,10 @@ class OuterProduct(KernelPass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         (rank,) = setting
-        taps = hollow(rank, 1, layer.taps)
-        return _chain(layer, hollow(rank, layer.inputs), taps, hollow(layer.outputs, rank), hollow(layer.outputs))
+        taps = placeholder(rank, 1, layer.taps)
+        return _chain(
+            layer, placeholder(rank, layer.inputs), taps, placeholder(layer.outputs, rank), placeholder(layer.outputs)
+        )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the decomposition of the kernel under the metric."""

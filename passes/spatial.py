@@ -29,7 +29,7 @@ from onnxlowrank.passes.base import (
     Setting,
     Statistics,
     draft_of,
-    hollow,
+    placeholder,
 )
 
 COLUMNS = "columns"
@@ -39,7 +39,7 @@ class Spatial(Pass):
     """Two one-dimensional convolutions in place of a two-dimensional one."""
 
     name = "spatial"
-    careful = True
+    rough_energy = True
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
 
     def refusal(self, layer: Layer) -> str | None:
@@ -68,10 +68,10 @@ class Spatial(Pass):
         """Return the chain's shapes."""
         (rank,) = setting
         kh, kw = layer.kernel
-        horizontal = hollow(layer.outputs, rank, 1, kw)
+        horizontal = placeholder(layer.outputs, rank, 1, kw)
         return Chain(
-            (vertical_step(layer, hollow(rank, layer.inputs, kh, 1)), horizontal_step(layer, horizontal)),
-            hollow(layer.outputs),
+            (vertical_step(layer, placeholder(rank, layer.inputs, kh, 1)), horizontal_step(layer, horizontal)),
+            placeholder(layer.outputs),
         )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:

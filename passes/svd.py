@@ -31,7 +31,7 @@ from onnxlowrank.passes.base import (
     Statistics,
     aligned_ranks,
     draft_of,
-    hollow,
+    placeholder,
     pointwise,
 )
 
@@ -40,7 +40,7 @@ class Svd(KernelPass):
     """Fewer input maps, fewer filters, then a 1x1 convolution that restores the channels."""
 
     name = "svd"
-    careful = True
+    rough_energy = True
     rank_names = ("K1", "K2")
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
@@ -60,8 +60,10 @@ class Svd(KernelPass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         k1, k2 = setting
-        core = hollow(k2, k1, layer.taps)
-        return _chain(layer, hollow(k1, layer.inputs), core, hollow(layer.outputs, k2), hollow(layer.outputs))
+        core = placeholder(k2, k1, layer.taps)
+        return _chain(
+            layer, placeholder(k1, layer.inputs), core, placeholder(layer.outputs, k2), placeholder(layer.outputs)
+        )
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the decomposition of the kernel under the metric."""

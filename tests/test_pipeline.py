@@ -18,9 +18,8 @@ from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Timing
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.plan import goals as reach
-from onnxlowrank.plan import network, search
-from onnxlowrank.plan.manual_ranks import ByHand
+from onnxlowrank.plan import builder, goals, network, search
+from onnxlowrank.plan.manual_ranks import ManualRank
 
 RNG = np.random.default_rng(23)
 
@@ -31,7 +30,13 @@ def small_and_fast(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(23))
     monkeypatch.setattr(pipeline, "channel_block", lambda provider: 4)
     monkeypatch.setattr(pipeline, "ChainTimer", CountingTimer)
-    monkeypatch.setattr(reach, "measure_afresh", lambda *_, **__: [Latency((1.0,) * 7)] * 2)
+    measured_by(monkeypatch, lambda *_, **__: [Latency((1.0,) * 7)] * 2)
+
+
+def measured_by(monkeypatch, measure):
+    """Let whole networks be timed by a function in place of the stopwatch."""
+    for module in (builder, goals):
+        monkeypatch.setattr(module, "measure_in_sessions", measure)
 
 
 class CountingTimer:
@@ -341,19 +346,19 @@ def test_ranks_of_a_named_pass_and_by_share():
         result = optimize(model, speedup=1.1, target="macs", calibration=x, ranks=ranks)
         return {layer.name: layer for layer in result.layers}
 
-    found = layers(n_b=ByHand((6, 4), method="svd"), n_c=ByHand(energy=0.6, method="channel"))
+    found = layers(n_b=ManualRank((6, 4), method="svd"), n_c=ManualRank(energy=0.6, method="channel"))
     assert (found["n_b"].method, found["n_b"].setting) == ("svd", (6, 4))
     assert found["n_c"].method == "channel"
     assert found["n_c"].energy >= 0.6
-    assert layers(n_c=ByHand(energy=0.8, method="channel"))["n_c"].setting > found["n_c"].setting
-    assert layers(n_c=ByHand(energy=0.999999))["n_c"].method == "keep"
+    assert layers(n_c=ManualRank(energy=0.8, method="channel"))["n_c"].setting > found["n_c"].setting
+    assert layers(n_c=ManualRank(energy=0.999999))["n_c"].method == "keep"
     with pytest.raises(OptionError, match="no pass cp suits this layer"):
-        optimize(model, calibration=x, ranks={"n_b": ByHand((4,), method="cp")}, passes=["channel"])
+        optimize(model, calibration=x, ranks={"n_b": ManualRank((4,), method="cp")}, passes=["channel"])
 
 
 def test_permutations_fold_into_what_follows(monkeypatch):
     model, x = vgg(), smooth(16)
-    ranks = {"n_b": ByHand((2, 2, 4, 4), method="bicluster_svd"), "n_c": ByHand((4,), method="monochromatic")}
+    ranks = {"n_b": ManualRank((2, 2, 4, 4), method="bicluster_svd"), "n_c": ManualRank((4,), method="monochromatic")}
     options = {"speedup": 1.1, "target": "macs", "calibration": x, "ranks": ranks}
     folded = optimize(model, **options)
     monkeypatch.setattr(network, "fold_gathers", lambda unfolded: unfolded)
@@ -433,11 +438,11 @@ def test_unreachable_target(selection, tmp_path):
     result = optimize(model, output, speedup=1000, target="macs", calibration=smooth(16), selection=selection)
     assert not result.reached
     assert 1 < result.macs_speedup < 1000
-    written = onnx.load(output)
-    onnx.checker.check_model(written, full_check=True)
-    assert written == result.model
+    rewrite_and_fold = onnx.load(output)
+    onnx.checker.check_model(rewrite_and_fold, full_check=True)
+    assert rewrite_and_fold == result.model
     x = smooth(2)
-    assert run(written, x=x)[0].shape == run(model, x=x)[0].shape
+    assert run(rewrite_and_fold, x=x)[0].shape == run(model, x=x)[0].shape
 
 
 def test_nothing_to_gain_gives_the_network_back():
@@ -488,8 +493,8 @@ def test_a_kept_layer_says_why():
 @pytest.fixture
 def counted(monkeypatch):
     """Let the stopwatch count, and say nothing of single layers."""
-    monkeypatch.setattr(reach, "measure_afresh", clock)
-    monkeypatch.setattr(search, "measure_afresh", clock)
+    measured_by(monkeypatch, clock)
+    monkeypatch.setattr(search, "measure_in_sessions", clock)
     monkeypatch.setattr(network.Network, "layer_times", lambda self, *models: [{} for _ in models])
 
 
@@ -514,7 +519,7 @@ def test_a_network_slower_than_its_outline_is_planned_anew(monkeypatch):
         called.append(1)
         return [before, Latency(tuple(1.25 * time for time in after.milliseconds))]
 
-    monkeypatch.setattr(reach, "measure_afresh", disappointing)
+    measured_by(monkeypatch, disappointing)
     result = optimize(vgg(), speedup=1.5, calibration=smooth(16))
     assert len(called) == 2
     assert result.reached
@@ -530,7 +535,7 @@ def test_more_than_was_asked_for_is_said(monkeypatch, factor):
         before, after = clock(*arguments, **options)
         return [before, Latency(tuple(factor * time for time in after.milliseconds))]
 
-    monkeypatch.setattr(reach, "measure_afresh", fast)
+    measured_by(monkeypatch, fast)
     result = optimize(vgg(), speedup=1.5, calibration=smooth(16))
     assert any("is more than was asked for" in note for note in result.notes) == (factor < 1)
 
@@ -563,7 +568,7 @@ def test_drop(monkeypatch):
     """The clock counts operations; classes change more and more often as the network gets faster."""
     model, x = vgg(), smooth(64)
     drops = []
-    original = reach.compare_outputs
+    original = goals.compare_outputs
 
     def watched(before, after, inputs, advance):
         found = original(before, after, inputs, advance)
@@ -571,11 +576,11 @@ def test_drop(monkeypatch):
         drops.append(lost)
         return replace(found, accuracy=None, top1_agreement=1 - lost / 100)
 
-    monkeypatch.setattr(reach, "compare_outputs", watched)
+    monkeypatch.setattr(goals, "compare_outputs", watched)
     result = optimize(model, max_drop=45.0, calibration=x)
     left = conv_macs(result.model, x[:1]) / conv_macs(model, x[:1])
     assert 0.55 <= left <= 0.65  # within a tenth of the fastest that is allowed
-    assert len(drops) <= 2 + reach._DROP_FITS
+    assert len(drops) <= 2 + goals._DROP_FITS
     assert max(drops) > 45
 
 
@@ -613,7 +618,7 @@ def test_one_goal(options, says):
 def test_the_stopwatch(monkeypatch):
     """Nothing replaced: real times of a real network, few of them."""
     monkeypatch.undo()
-    monkeypatch.setattr(reach, "measure_afresh", _short(reach.measure_afresh))
+    measured_by(monkeypatch, _short(builder.measure_in_sessions))
     result = optimize(residual_block(), speedup=1.1, target="macs", calibration=normal(RNG, 8, 4, 8, 8))
     assert result.before.latency.median > 0
     assert result.latency_speedup > 0

@@ -67,14 +67,14 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
         advance(1)
 
 
-class Spool:
+class RowStore:
     """Rows on disk, one file a name, appended to while streaming and read back one name at a time."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxlowrank-")
         self._channels: dict[str, int] = {}
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> RowStore:
         return self
 
     def __exit__(self, *_: object) -> None:

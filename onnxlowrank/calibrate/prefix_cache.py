@@ -24,7 +24,7 @@ _MOST_BYTES = 2**30
 """Of the activations kept in the temporary folder."""
 
 
-class Frontier:
+class PrefixCache:
     """The deepest tensor so far that alone carries all that is computed later, kept for all inputs.
 
     Where there is none, or it would take more than ``_MOST_BYTES``, networks run from an earlier one or their inputs.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, Spool, sample
+from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, RowStore, sample
 from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
@@ -15,7 +15,7 @@ from onnxlowrank.graph.chain import Window
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.passes.base import RESPONSE, Features, Pass, Statistics, Suited
+from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
 from onnxlowrank.progress import Progress
 
 _TARGET, _PATCHES = "target", "patches"
@@ -25,7 +25,7 @@ _MOST_PATCHES = 16_000
 """About how many patches of a layer enter its moments: enough for the covariance, whose time grows with them."""
 
 
-Weigh = Callable[[Layer, PatchMoments], Metric]
+MetricOf = Callable[[Layer, PatchMoments], Metric]
 
 
 def data_metric(layer: Layer, patches: PatchMoments) -> Metric:
@@ -40,51 +40,56 @@ class Calibration:
     Attributes:
         model: The normalised network.
         layers: Its layers, in the order of the graph.
-        suited: Which of them may be rewritten, and how.
+        applicable: Which of them may be rewritten, and how.
         inputs: Sample inputs.
-        spool: Keeps the sampled preactivations of the original network, under the layers' names.
+        preactivations: Keeps the sampled preactivations of the original network, under the layers' names.
         seed: Of the sampled positions.
         held_out: Indices of the inputs that statistics leave out, so that drafts can be judged on them. Fits take all.
     """
 
     model: onnx.ModelProto
     layers: Sequence[Layer]
-    suited: Suited
+    applicable: ApplicablePasses
     inputs: Inputs
-    spool: Spool
+    preactivations: RowStore
     seed: int = 0
     held_out: Collection[int] = ()
 
 
-def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = data_metric) -> dict[str, Statistics]:
-    """Run the original network once over all inputs, and fill the spool.
+def collect_statistics(
+    calibration: Calibration, progress: Progress, metric: MetricOf = data_metric
+) -> dict[str, Statistics]:
+    """Run the original network once over all inputs, and store their sampled preactivations.
 
     Args:
-        about: The network and its inputs.
+        calibration: The network and its inputs.
         progress: Told how far it is.
         metric: Makes a layer's metric of the moments of its patches.
 
     Returns:
         For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
     """
-    layers, suited, inputs = about.layers, about.suited, about.inputs
+    layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
     probes = [
-        probe for layer in layers if layer.name in suited for probe in _probes(layer, list(suited[layer.name].values()))
+        probe
+        for layer in layers
+        if layer.name in applicable
+        for probe in _probes(layer, list(applicable[layer.name].values()))
     ]
     if not probes:
         return {}
-    moments: dict[str, dict[str, Moments]] = {name: {} for name in suited}
+    moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
     known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
-    samples = sample(about.model, probes, inputs, about.seed, progress.stage("statistics", len(inputs)))
+    samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
             layer_name, kind = _split(name)
             if kind == _TARGET:
-                about.spool.append(layer_name, values)
-            elif index in about.held_out:
+                calibration.preactivations.append(layer_name, values)
+            elif index in calibration.held_out:
                 if kind == RESPONSE:
                     unseen.setdefault(layer_name, Moments(values.shape[1])).add(values)
             elif kind == _PATCHES:
@@ -99,12 +104,13 @@ def collect_statistics(about: Calibration, progress: Progress, metric: Weigh = d
     for name, found in moments.items():
         found[RESPONSE].spread(known[name].white)
     return {
-        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in suited
+        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric)
+        for name in applicable
     }
 
 
 def _statistics(
-    layer: Layer, moments: Mapping[str, Moments], unseen: Moments | None, patches: PatchMoments | None, metric: Weigh
+    layer: Layer, moments: Mapping[str, Moments], unseen: Moments | None, patches: PatchMoments | None, metric: MetricOf
 ) -> Statistics:
     if patches is None:
         return Statistics(moments, unseen)
@@ -117,7 +123,7 @@ def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
     moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
     for kind, wanted in moments.items():
         yield feature_probe(_join(layer.name, kind), wanted, layer)
-    if any(one.weighs for one in passes):
+    if any(one.uses_metric for one in passes):
         yield feature_probe(
             _join(layer.name, _PATCHES), Features(layer.input, (), Window(layer.kernel, layer.geometry)), layer
         )

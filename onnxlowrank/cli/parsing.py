@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 
 from onnxlowrank.errors import OptionError
-from onnxlowrank.plan.manual_ranks import ByHand
+from onnxlowrank.plan.manual_ranks import ManualRank
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -73,7 +73,7 @@ def quantity(option: str, text: str | None, units: Mapping[str, float]) -> float
         raise OptionError(f"{option} {text} is not understood; write a number and one of {known}") from None
 
 
-def by_hand(text: str) -> tuple[str, ByHand]:
+def by_hand(text: str) -> tuple[str, ManualRank]:
     """Return the layer and what ``--rank`` asks for in it."""
     layer, separator, asked = text.rpartition("=")
     method, _, ranks = asked.rpartition(":")
@@ -86,4 +86,4 @@ def by_hand(text: str) -> tuple[str, ByHand]:
         raise OptionError(
             f"--rank {text} is not understood; write --rank LAYER=64, LAYER=48x64, LAYER=svd:32x64 or LAYER=95%"
         )
-    return layer, ByHand(setting, share, method or None)
+    return layer, ManualRank(setting, share, method or None)

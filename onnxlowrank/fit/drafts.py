@@ -14,19 +14,19 @@ class Drafts:
     """Drafts by candidate, whatever energy it is predicted to keep.
 
     Attributes:
-        suited: For every layer that may be rewritten, the passes that suit it, by their names.
+        applicable: For every layer that may be rewritten, the passes that suit it, by their names.
         statistics: What calibration found out about these layers.
     """
 
-    def __init__(self, suited: Mapping[str, Mapping[str, Pass]], statistics: Mapping[str, Statistics]) -> None:
-        self.suited, self.statistics = suited, statistics
+    def __init__(self, applicable: Mapping[str, Mapping[str, Pass]], statistics: Mapping[str, Statistics]) -> None:
+        self.applicable, self.statistics = applicable, statistics
         self._made: dict[_Key, Draft] = {}
 
     def of(self, layer: Layer, candidate: Candidate) -> Draft:
         """Return the draft of a candidate of ``layer``; different layers' may be made in parallel."""
         key = _key(candidate)
         if key not in self._made:
-            method = self.suited[layer.name][candidate.method]
+            method = self.applicable[layer.name][candidate.method]
             self._made[key] = method.draft(layer, candidate.setting, self.statistics[layer.name])
         return self._made[key]
 

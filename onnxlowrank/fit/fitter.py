@@ -1,4 +1,4 @@
-"""Calibration and fit: statistics of the original network, then the layers one by one, shallow to deep."""
+"""The fit of a plan: its layers one by one, shallow to deep, each on what the rewritten prefix gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from onnxlowrank.calibrate.prefix_cache import Frontier
+from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.calibrate.statistics import Calibration, feature_probe
 from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.fit.drafts import Drafts
@@ -21,13 +21,13 @@ from onnxlowrank.progress import Advance, Progress
 
 _FEATURES, _SHORTCUT = "onnxlowrank::features", "onnxlowrank::shortcut"
 
-Forms = Callable[[Layer, Chain], Sequence[str]]
-"""Chooses the forms in which the links of a chain are written."""
+ChooseLowering = Callable[[Layer, Chain], Sequence[str]]
+"""Chooses how the links of a chain are lowered."""
 
 
-def default_forms(layer: Layer, chain: Chain) -> Sequence[str]:
-    """Choose forms without a measurement."""
-    return chain.forms
+def default_lowering(layer: Layer, chain: Chain) -> Sequence[str]:
+    """Choose lowerings without a measurement."""
+    return chain.lowerings
 
 
 class Fitter:
@@ -40,7 +40,7 @@ class Fitter:
         self,
         calibration: Calibration,
         drafts: Drafts,
-        forms: Forms = default_forms,
+        lowering: ChooseLowering = default_lowering,
         nonlinear: bool = True,
         asymmetric: bool = True,
     ) -> None:
@@ -49,11 +49,11 @@ class Fitter:
         Args:
             calibration: The network and its inputs.
             drafts: Of its layers.
-            forms: Chooses how chains are written.
+            lowering: Chooses how chains are written.
             nonlinear: Whether activations are taken into account (Zhang 2015, Eq. 5, 6).
             asymmetric: Whether features come from the rewritten prefix (Eq. 12); otherwise from the original network.
         """
-        self._calibration, self._drafts, self._forms = calibration, drafts, forms
+        self._calibration, self._drafts, self._lowering = calibration, drafts, lowering
         self._nonlinear, self._asymmetric = nonlinear, asymmetric
         self._fitted: dict[Candidate, Chain] = {}
 
@@ -69,10 +69,10 @@ class Fitter:
         for _ in in_parallel(lambda candidate: self._drafts.of(known[candidate.layer], candidate), new):
             advance(1)
         chains: dict[str, Chain] = {}
-        frontier = Frontier(self._calibration.inputs, self._calibration.seed)
+        prefix_cache = PrefixCache(self._calibration.inputs, self._calibration.seed)
         for candidate in chosen:
             if candidate not in self._fitted:
-                self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, frontier, advance)
+                self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, prefix_cache, advance)
                 advance(1)
             chains[candidate.layer] = self._fitted[candidate]
         return chains
@@ -85,22 +85,27 @@ class Fitter:
         return [candidate for candidate, _ in pairs]
 
     def _fit(
-        self, layer: Layer, candidate: Candidate, before: Mapping[str, Chain], frontier: Frontier, advance: Advance
+        self,
+        layer: Layer,
+        candidate: Candidate,
+        before: Mapping[str, Chain],
+        prefix_cache: PrefixCache,
+        advance: Advance,
     ) -> Chain:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
-        about, method = self._calibration, self._calibration.suited[layer.name][candidate.method]
+        about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
         probes = [feature_probe(_FEATURES, draft.features, layer)]
         if layer.shortcut is not None:
             probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
-        rows = frontier.sample(prefix, probes, layer.input, advance)
+        rows = prefix_cache.sample(prefix, probes, layer.input, advance)
         samples = Samples(
             features=np.concatenate([row[_FEATURES] for row in rows]),
-            target=about.spool.read(layer.name),
+            target=about.preactivations.read(layer.name),
             shortcut=None if layer.shortcut is None else np.concatenate([row[_SHORTCUT] for row in rows]),
             activation=layer.activation,
         )
         del rows
         fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
-        return fitted.lowered(self._forms(layer, method.outline(layer, candidate.setting)))
+        return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))

@@ -57,7 +57,7 @@ class Step:
         return np.arange(self.weight.shape[0]) if self.give is None else self.give
 
     @property
-    def forms(self) -> tuple[str, ...]:
+    def lowerings(self) -> tuple[str, ...]:
         """The forms worth a measurement; first the one to take where nothing is measured, which adds no operations.
 
         One Conv with zeros for the groups has ``group`` times the operations, which may pay for 1x1 alone. Truly
@@ -70,11 +70,11 @@ class Step:
             return GROUPED, DENSE, SPLIT
         return (SPLIT, GROUPED) if maps == 1 else (GROUPED, SPLIT)
 
-    def lowered(self, form: str) -> Step:
+    def lowered(self, lowering: str) -> Step:
         """Return the equal step in another form."""
-        if form == DENSE:
+        if lowering == DENSE:
             return Step(self.name, self.dense_weight(), self.geometry)
-        return replace(self, split=form == SPLIT)
+        return replace(self, split=lowering == SPLIT)
 
     def dense_weight(self) -> FloatArray:
         """Return the weight with its groups and orders written out: ``[F, C, *kernel]``."""
@@ -116,13 +116,15 @@ class Chain:
         return dense
 
     @property
-    def forms(self) -> tuple[str, ...]:
+    def lowerings(self) -> tuple[str, ...]:
         """The form of every link to take where nothing is measured."""
-        return tuple(step.forms[0] for step in self.steps)
+        return tuple(step.lowerings[0] for step in self.steps)
 
-    def lowered(self, forms: Sequence[str]) -> Chain:
+    def lowered(self, lowerings: Sequence[str]) -> Chain:
         """Return the equal chain whose links are written in these forms."""
-        return Chain(tuple(step.lowered(form) for step, form in zip(self.steps, forms, strict=True)), self.bias)
+        return Chain(
+            tuple(step.lowered(lowering) for step, lowering in zip(self.steps, lowerings, strict=True)), self.bias
+        )
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
         """Return the multiply-accumulates for one sample of an input of ``input_shape`` (batch included)."""

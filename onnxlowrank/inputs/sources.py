@@ -105,7 +105,7 @@ def _is_pixels(headers: dict[str, Header], spec: InputSpec) -> bool:
     return spec.name == "images" and headers["images"][1] == np.uint8 != spec.dtype
 
 
-def open_or_make(
+def open_or_synthesise(
     specs: Sequence[InputSpec],
     source: Source | None,
     shapes: Mapping[str, Sequence[int]],

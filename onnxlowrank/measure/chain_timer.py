@@ -99,22 +99,22 @@ class ChainTimer:
         return total, dict(zip(chains, shares, strict=True))
 
 
-def fastest_forms(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str, ...]:
+def fastest_lowering(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str, ...]:
     """Return the form of every link of ``chain`` with which it is fastest.
 
     Starting from those to take unmeasured, the forms of one link after the other are tried; a form is changed where
     that saves more than the noise of a measurement. Nothing is timed where every link has one form only.
     """
-    forms = list(chain.forms)
+    lowerings = list(chain.lowerings)
     for i, step in enumerate(chain.steps):
-        options = [[*forms[:i], form, *forms[i + 1 :]] for form in step.forms]
+        options = [[*lowerings[:i], lowering, *lowerings[i + 1 :]] for lowering in step.lowerings]
         if len(options) == 1:
             continue
         before, *others = (timing.ms for timing in timer.many(layer, [chain.lowered(option) for option in options]))
         best = min(others)
         if best < (1 - _GAIN) * before:
-            forms = options[1 + others.index(best)]
-    return tuple(forms)
+            lowerings = options[1 + others.index(best)]
+    return tuple(lowerings)
 
 
 def _signature(layer: Layer, chain: Chain) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Interval:
     high: float
 
 
-def take_turns(
+def time_in_sessions(
     models: Sequence[onnx.ModelProto],
     feeds: Feeds,
     target: Target,
@@ -72,18 +72,19 @@ def take_turns(
     return times
 
 
-def measure_afresh(
+def measure_in_sessions(
     models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float, fewest: int = 1
 ) -> list[Latency]:
-    """Time networks in turns, in as many sessions as there is time for: the arguments are those of :func:`take_turns`.
+    """Time networks in turns, in as many sessions as there is time for.
 
-    One session alone would measure the luck of its memory layout as well.
+    The arguments are those of :func:`time_in_sessions`. One session alone would measure the luck of its
+    memory layout as well.
     """
-    times = take_turns(models, feeds, target, seconds, fewest=fewest)
+    times = time_in_sessions(models, feeds, target, seconds, fewest=fewest)
     return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
 
 
-def ratio_of(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:
+def speedup_interval(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:
     """Return time before / time after: the median over rounds, with its bootstrap interval.
 
     Args:

@@ -69,7 +69,7 @@ def measure(
     return [Latency(tuple(collected)) for collected in times]
 
 
-def ratio(before: Latency, after: Latency) -> float:
+def median_speedup(before: Latency, after: Latency) -> float:
     """Return the speed-up: the median over the interleaved rounds of time before / time after."""
     return float(np.median(np.divide(before.milliseconds, after.milliseconds)))
 

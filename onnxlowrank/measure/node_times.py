@@ -73,11 +73,11 @@ def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float
         target: Provider and threads.
         seconds: About how long to run it; at least 7 and at most 100 runs are timed.
     """
-    (times,) = profile_in_turns([model], feeds, target, seconds)
+    (times,) = profile_interleaved([model], feeds, target, seconds)
     return times
 
 
-def profile_in_turns(
+def profile_interleaved(
     models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float = 2.0
 ) -> list[list[NodeTime]]:
     """Return for every network what :func:`profile` does; run in turns, what disturbs one disturbs the others.

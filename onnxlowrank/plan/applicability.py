@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.passes.base import Pass, Suited
+from onnxlowrank.passes.base import ApplicablePasses, Pass
 from onnxlowrank.plan.manual_ranks import some_names
 
 
-def suit(
+def applicable_passes(
     layers: Sequence[Layer], methods: Sequence[Pass], only: Sequence[str], exclude: Sequence[str], conv_only: bool
-) -> tuple[Suited, dict[str, str]]:
+) -> tuple[ApplicablePasses, dict[str, str]]:
     """Return the passes that suit every layer, and for the layers without any the reasons."""
     for option, patterns in (("--only", only), ("--exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
                 raise OptionError(f"{option} {pattern} matches no layer; layers are {some_names(layers)}")
-    suited: dict[str, dict[str, Pass]] = {}
+    applicable: dict[str, dict[str, Pass]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
         if only and not any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in only):
@@ -32,9 +32,9 @@ def suit(
             refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
             willing = {one.name: one for one in methods if refusals.get(one.name, "") is None}
             if willing:
-                suited[layer.name] = willing
+                applicable[layer.name] = willing
             else:
                 reasons[layer.name] = (
                     "; ".join(sorted(set(filter(None, refusals.values())))) or f"no pass for {layer.op} chosen"
                 )
-    return suited, reasons
+    return applicable, reasons

@@ -1,6 +1,6 @@
-"""Exact selection: one offer of every layer, the smallest summed loss within the budget.
+"""Exact selection: one item of every layer, the smallest summed loss within the budget.
 
-This is the multiple-choice knapsack problem. HiGHS solves it as a mixed-integer program: a 0/1 variable for each offer
+This is the multiple-choice knapsack problem. HiGHS solves it as a mixed-integer program: a 0/1 variable for each item
 that no other of its layer beats in both cost and loss, one of them 1 in every layer, the summed cost within the budget.
 The greedy selection (:mod:`onnxlowrank.plan.energy`) sees the convex hulls alone and may leave a part of the budget
 unspent.
@@ -13,27 +13,27 @@ import scipy.optimize
 import scipy.sparse
 
 from onnxlowrank.passes.base import Plan
-from onnxlowrank.plan.selection import Offers, pareto
+from onnxlowrank.plan.selection import Choices, pareto
 
 _GAP = 1e-4
 """Share of the loss by which the result may miss the optimum."""
 
 
-def select_exactly(offers: Offers, budget: float) -> Plan:
+def select_exactly(choices: Choices, budget: float) -> Plan:
     """Return the plan of the smallest summed loss.
 
     Args:
-        offers: For every layer its offers, "keep" among them.
+        choices: For every layer its items, "keep" among them.
         budget: Highest summed cost.
 
     Returns:
-        One candidate a layer. Where even the cheapest offers exceed the budget, these.
+        One candidate a layer. Where even the cheapest items exceed the budget, these.
     """
-    fronts = {layer: pareto(offered) for layer, offered in offers.items()}
+    fronts = {layer: pareto(items) for layer, items in choices.items()}
     cheapest = {layer: front[-1] for layer, front in fronts.items()}
-    if sum(offer.cost for offer in cheapest.values()) >= budget:
-        return {layer: offer.candidate for layer, offer in cheapest.items()}
-    points = [offer for front in fronts.values() for offer in front]
+    if sum(item.cost for item in cheapest.values()) >= budget:
+        return {layer: item.candidate for layer, item in cheapest.items()}
+    points = [item for front in fronts.values() for item in front]
     rows = np.repeat(np.arange(len(fronts)), [len(front) for front in fronts.values()])
     one_a_layer = scipy.sparse.csr_array((np.ones(len(points)), (rows, np.arange(len(points)))))
     losses, costs = (np.array([getattr(point, name) for point in points]) for name in ("loss", "cost"))

@@ -1,12 +1,13 @@
-"""What candidates cost inside a network, in milliseconds.
+"""The latency model: what candidates cost inside a network, in milliseconds.
 
 A network's layers have tens of thousands of candidates, and to time one takes about half a second. So only those are
 timed that a selection chooses. The others are estimated from the timed ones of the same pass in layers of the same
 shape: what is interpolated is the throughput, MACs a millisecond, over the logarithms of the ranks, since between the
 edges of the staircase it changes little. What is far from everything that was timed is taken to be a little faster than
-the dense layers are: a hope that makes the selection choose it, and so have it timed, before it is given up.
+the dense layers are: an optimistic prior, which makes the selection choose it, and so have it timed, before it is
+given up.
 
-A chain on its own and a chain among others differ in what the caches hold. So prices are in proportion to what
+A chain on its own and a chain among others differ in what the caches hold. So times are in proportion to what
 onnxruntime's profiler says of the dense layers inside the network, and those of chains in proportion to what the first
 plan that was measured as a whole says of them.
 """
@@ -21,21 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, Setting
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Losses, Offer
+from onnxlowrank.plan.selection import Item, Losses
 
 _Floats = NDArray[np.float64]
 
-_HOPE = 1.15
+_OPTIMISTIC_PRIOR = 1.15
 """Throughput of chains before any was timed, in that of the dense layers."""
 _FAR = np.log(4.0)
-"""Distance between settings, in the logarithm of a rank, at which a timing counts as much as the hope."""
+"""Distance between settings, in the logarithm of a rank, at which a timing counts as much as the prior."""
 
 
-class Prices:
-    """Prices of the candidates of one network on one target.
+class LatencyModel:
+    """Times of the candidates of one network on one target.
 
     Attributes:
         rest: Milliseconds of what belongs to no layer.
@@ -53,17 +54,17 @@ class Prices:
         """Time the network as it is, and each of its layers alone.
 
         Args:
-            network: Whose layers are priced.
-            candidates: What they offer.
+            network: Whose layers they replace.
+            candidates: Of every layer.
             losses: What candidates take from the network.
             timer: Times chains on the network's target.
         """
         inside, whole = network.dense_times  # layers not told apart there cost what they take alone
-        self._timer, self._suited = timer, network.suited
+        self._timer, self._applicable = timer, network.applicable
         self._layers = {layer.name: layer for layer in network.layers}
         self._kinds = {layer.name: _kind(layer) for layer in network.layers}
         self._losses = losses
-        self._shelves = {name: _Shelf(offered, losses) for name, offered in candidates.items()}
+        self._tables = {name: _CandidateTable(items, losses) for name, items in candidates.items()}
         self._chains = 1.0
         self._corrections: dict[str, float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
@@ -75,7 +76,7 @@ class Prices:
         self.rest = max(whole - sum(self.dense.values()), 0.0)
         self._scales = {name: self.dense[name] / timed.ms for name, timed in alone.items()}
         usual = sum(timed.macs for timed in alone.values()) / sum(timed.ms for timed in alone.values())
-        self._hopes = {name: _HOPE * max(timed.speed, usual) for name, timed in alone.items()}
+        self._priors = {name: _OPTIMISTIC_PRIOR * max(timed.speed, usual) for name, timed in alone.items()}
 
     def of(self, candidate: Candidate) -> float:
         """Return the milliseconds of a candidate that was timed."""
@@ -85,13 +86,13 @@ class Prices:
         """Return the predicted milliseconds of the network under a plan whose candidates were timed."""
         return self.rest + sum(self.of(candidate) for candidate in plan.values())
 
-    def offers(self, timed: bool = False) -> dict[str, list[Offer]]:
-        """Return for every layer the offers that no other beats, by what is known so far.
+    def choices(self, timed: bool = False) -> dict[str, list[Item]]:
+        """Return for every layer the items that no other beats, by what is known so far.
 
         Args:
-            timed: Whether to offer only what was timed.
+            timed: Whether to leave out what was not timed.
         """
-        return {name: self._offers(name, shelf, timed) for name, shelf in self._shelves.items()}
+        return {name: self._items(name, table, timed) for name, table in self._tables.items()}
 
     def learn(self, plan: Plan) -> bool:
         """Time the candidates of a plan or, when they have been, refine its losses; return whether anything is new."""
@@ -100,7 +101,7 @@ class Prices:
     def _refine(self, plan: Plan) -> bool:
         refined = self._losses.refine(plan)
         for name in refined:
-            self._shelves[name] = _Shelf(self._shelves[name].candidates, self._losses)
+            self._tables[name] = _CandidateTable(self._tables[name].candidates, self._losses)
         return bool(refined)
 
     def _time(self, plan: Plan) -> bool:
@@ -108,20 +109,20 @@ class Prices:
         for candidate in new:
             times, layer = self._times(candidate), self._layers[candidate.layer]
             if candidate.setting not in times:  # by now a layer of the same kind may have been timed
-                outline = self._suited[layer.name][candidate.method].outline(layer, candidate.setting)
-                chain = outline.lowered(fastest_forms(self._timer, layer, outline))
+                outline = self._applicable[layer.name][candidate.method].outline(layer, candidate.setting)
+                chain = outline.lowered(fastest_lowering(self._timer, layer, outline))
                 times[candidate.setting] = _Timed(candidate.macs, self._timer.milliseconds(layer, chain).ms)
         return bool(new)
 
     def calibrate(self, plan: Plan, milliseconds: float) -> None:
-        """Take in what a plan takes in truth: its chains, and those of all plans, are as much dearer or cheaper."""
+        """Take in what a plan takes in truth: its chains, and those of all plans, are as much slower or faster."""
         chains = sum(self.of(candidate) for candidate in plan.values() if candidate.method != KEEP)
         others = self.total(plan) - chains
         if chains and milliseconds > others:
             self._chains *= (milliseconds - others) / chains
 
     def correct(self, candidate: Candidate, milliseconds: float) -> None:
-        """Take in what a timed candidate costs in truth: the chains of its layer are as much dearer or cheaper."""
+        """Take in what a timed candidate costs in truth: the chains of its layer are as much slower or faster."""
         self._corrections[candidate.layer] *= milliseconds / self.of(candidate)
 
     def _scale(self, layer: str, method: str) -> float:
@@ -131,21 +132,21 @@ class Prices:
     def _times(self, candidate: Candidate) -> dict[Setting, _Timed]:
         return self._timed[self._kinds[candidate.layer], candidate.method]
 
-    def _offers(self, name: str, shelf: _Shelf, timed: bool) -> list[Offer]:
-        costs, allowed = np.empty(len(shelf.candidates)), np.ones(len(shelf.candidates), bool)
-        for method, rows in shelf.rows.items():
+    def _items(self, name: str, table: _CandidateTable, timed: bool) -> list[Item]:
+        costs, allowed = np.empty(len(table.candidates)), np.ones(len(table.candidates), bool)
+        for method, rows in table.rows.items():
             times = self._timed[self._kinds[name], method]
-            costs[rows] = shelf.macs[rows] / _speeds(shelf.ranks[method], times, self._hopes[name])
-            known = [row for setting in times if (row := shelf.row.get((method, setting))) is not None]
-            costs[known] = [times[shelf.candidates[row].setting].ms for row in known]
+            costs[rows] = table.macs[rows] / _speeds(table.ranks[method], times, self._priors[name])
+            known = [row for setting in times if (row := table.row.get((method, setting))) is not None]
+            costs[known] = [times[table.candidates[row].setting].ms for row in known]
             if timed:
                 allowed[np.setdiff1d(rows, known)] = False
             costs[rows] *= self._scale(name, method)
         order = np.flatnonzero(allowed)
-        order = order[np.lexsort((shelf.losses[order], costs[order]))]
-        least = np.minimum.accumulate(shelf.losses[order])
+        order = order[np.lexsort((table.losses[order], costs[order]))]
+        least = np.minimum.accumulate(table.losses[order])
         front = order[np.append(True, least[1:] < least[:-1])]
-        return [Offer(shelf.candidates[i], float(costs[i]), float(shelf.losses[i])) for i in front.tolist()]
+        return [Item(table.candidates[i], float(costs[i]), float(table.losses[i])) for i in front.tolist()]
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class _Timed:
         return self.macs / self.ms
 
 
-class _Shelf:
+class _CandidateTable:
     """The candidates of one layer, as arrays: rows of them by pass, and the logarithms of their ranks."""
 
     def __init__(self, candidates: Sequence[Candidate], losses: Losses) -> None:
@@ -175,16 +176,16 @@ class _Shelf:
         }
 
 
-def _speeds(ranks: _Floats, timed: Mapping[Setting, _Timed], hope: float) -> _Floats:
+def _speeds(ranks: _Floats, timed: Mapping[Setting, _Timed], prior: float) -> _Floats:
     """Return the throughput expected at logarithms of ranks ``[n, k]``, by distance from what was timed.
 
-    Weights are inverse squared distances (Shepard's interpolation); the hope is as far from everywhere.
+    Weights are inverse squared distances (Shepard's interpolation); the prior is as far from everywhere.
     """
     known = np.log([list(setting) for setting in timed]).reshape(len(timed), ranks.shape[1])
     squared = ((ranks[:, None] - known) ** 2).sum(axis=2)
     weights = 1 / (squared + 1e-6)
     speeds = np.log([one.speed for one in timed.values()])
-    logs: _Floats = (weights @ speeds + np.log(hope) / _FAR**2) / (weights.sum(axis=1) + 1 / _FAR**2)
+    logs: _Floats = (weights @ speeds + np.log(prior) / _FAR**2) / (weights.sum(axis=1) + 1 / _FAR**2)
     return np.exp(logs)
 
 

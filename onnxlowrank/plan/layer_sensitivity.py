@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
-from onnxlowrank.calibrate.prefix_cache import Frontier
+from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.evaluate.classes import class_scores, confidence, divergence
 from onnxlowrank.graph.chain import Chain, Step, as_chain
@@ -41,7 +41,7 @@ _SEED = 0
 _TINY = 1e-30
 
 
-class Alone:
+class LayerSensitivity:
     """A network and its outputs, with which those of approximations of single layers are compared.
 
     The loss is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the
@@ -65,7 +65,7 @@ class Alone:
         self._outputs = _run(model, inputs)
         self._temperature = _temperature(self._outputs)
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
-        self._depth, self._frontier = 0, Frontier(inputs, _SEED)
+        self._depth, self._prefix_cache = 0, PrefixCache(inputs, _SEED)
 
     def losses(self, layer: Layer, chains: Sequence[Chain]) -> list[tuple[float, float]]:
         """Return for every chain what is lost where it computes the layer.
@@ -75,10 +75,10 @@ class Alone:
         from the layer before, not from its inputs.
         """
         if self._depths[layer.name] < self._depth:
-            self._frontier = Frontier(self._inputs, _SEED)
+            self._prefix_cache = PrefixCache(self._inputs, _SEED)
         self._depth = self._depths[layer.name]
         probes = _probes([layer, *self._next[layer.name]])
-        true = _joined(self._frontier.sample(self._model, probes, layer.input, lambda amount: None))
+        true = _joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
         return [self._loss(layer, chain, true) for chain in chains]
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
@@ -99,7 +99,7 @@ class Alone:
     def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network with these chains."""
         changed = rewrite(self._model, self._layers, chains)
-        return self._frontier.rest(add_probes(changed, probes) if probes else changed)
+        return self._prefix_cache.rest(add_probes(changed, probes) if probes else changed)
 
 
 def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:

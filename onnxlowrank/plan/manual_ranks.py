@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.passes.base import Setting, Suited
+from onnxlowrank.passes.base import ApplicablePasses, Setting
 
 
 @dataclass(frozen=True)
-class ByHand:
+class ManualRank:
     """What ``--rank`` asks for in one layer: ranks, or the share of the response's variance to keep.
 
     Attributes:
@@ -29,10 +29,12 @@ class ByHand:
         return ranks if self.method is None else f"{self.method}:{ranks}"
 
 
-Ranks = Setting | ByHand
+Ranks = Setting | ManualRank
 
 
-def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Ranks]) -> dict[str, ByHand]:
+def manual_ranks(
+    layers: Sequence[Layer], applicable: ApplicablePasses, ranks: Mapping[str, Ranks]
+) -> dict[str, ManualRank]:
     """Return what was asked for by hand, checked and with the pass that does it.
 
     Where no pass is named, ranks are for the first one, in the order of names, that takes so many.
@@ -40,14 +42,14 @@ def set_by_hand(layers: Sequence[Layer], suited: Suited, ranks: Mapping[str, Ran
     chosen = {}
     known = {layer.name: layer for layer in layers}
     for name, given in ranks.items():
-        asked = given if isinstance(given, ByHand) else ByHand(tuple(given))
+        asked = given if isinstance(given, ManualRank) else ManualRank(tuple(given))
         shown = f"--rank {name}={asked}"
         if name not in known:
             raise OptionError(f"{shown}: there is no layer {name}; layers are {some_names(layers)}")
-        offered = suited.get(name, {})
-        if asked.method is not None and asked.method not in offered:
-            raise OptionError(f"{shown}: no pass {asked.method} suits this layer; choose from {', '.join(offered)}")
-        willing = [one for one in offered.values() if asked.method in (None, one.name)]
+        passes = applicable.get(name, {})
+        if asked.method is not None and asked.method not in passes:
+            raise OptionError(f"{shown}: no pass {asked.method} suits this layer; choose from {', '.join(passes)}")
+        willing = [one for one in passes.values() if asked.method in (None, one.name)]
         if not asked.setting:
             if not 0 < asked.energy < 1:
                 raise OptionError(f"{shown}: the share of the response to keep is between 0 and 100 %")

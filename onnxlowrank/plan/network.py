@@ -8,16 +8,16 @@ from functools import cached_property
 
 import onnx
 
-from onnxlowrank.fit.fitter import Forms
+from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
-from onnxlowrank.measure.node_times import profile, profile_in_turns, time_per_layer
+from onnxlowrank.measure.node_times import profile, profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.passes.base import KEEP, Plan, Suited
+from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Network:
         original: As it was given: what is compared with.
         model: Normalised: what is rewritten.
         layers: Its layers.
-        suited: The passes of every layer.
-        forms: Chooses how chains are written.
+        applicable: The passes of every layer.
+        lowering: Chooses how chains are written.
         feeds: One input, for timing.
         target: Where it is timed.
     """
@@ -37,14 +37,14 @@ class Network:
     original: onnx.ModelProto
     model: onnx.ModelProto
     layers: Sequence[Layer]
-    suited: Suited
-    forms: Forms
+    applicable: ApplicablePasses
+    lowering: ChooseLowering
     feeds: Feeds
     target: Target
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
-        return written(self.model, self.layers, self.outlines(plan))
+        return rewrite_and_fold(self.model, self.layers, self.outlines(plan))
 
     def outlines(self, plan: Plan) -> dict[str, Chain]:
         """Return the chains of a plan, by layer, with constants for weights."""
@@ -52,8 +52,8 @@ class Network:
         for layer in self.layers:
             candidate = plan[layer.name]
             if candidate.method != KEEP:
-                outline = self.suited[layer.name][candidate.method].outline(layer, candidate.setting)
-                chains[layer.name] = outline.lowered(self.forms(layer, outline))
+                outline = self.applicable[layer.name][candidate.method].outline(layer, candidate.setting)
+                chains[layer.name] = outline.lowered(self.lowering(layer, outline))
         return chains
 
     @cached_property
@@ -72,9 +72,9 @@ class Network:
         """
         if self.target.kind != "cpu":
             return [{} for _ in models]
-        return [time_per_layer(times, self.layers)[0] for times in profile_in_turns(models, self.feeds, self.target)]
+        return [time_per_layer(times, self.layers)[0] for times in profile_interleaved(models, self.feeds, self.target)]
 
 
-def written(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
+def rewrite_and_fold(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
     """Return the network with chains in place of layers, permutations of maps folded into what follows."""
     return fold_gathers(rewrite(model, layers, chains))

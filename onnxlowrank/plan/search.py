@@ -1,8 +1,8 @@
 """The one loop of the pipeline: plans are tightened until the stopwatch shows the speed-up asked for.
 
 Latency does not depend on the values of weights, so it is measured on outlines, chains of the right shapes, before
-anything is fitted. Within the network the sum of the layers' prices is nearly its time; what it misses is taken to be
-the same share of the time in the next plan.
+anything is fitted. Within the network the sum of the layers' predicted times is nearly its time; what it misses is
+taken to be the same share of the time in the next plan.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxlowrank.measure.interleaved import measure_afresh
-from onnxlowrank.measure.latency import ratio
+from onnxlowrank.measure.interleaved import measure_in_sessions
+from onnxlowrank.measure.latency import median_speedup
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
-from onnxlowrank.plan.latency_model import Prices
+from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.selection import Offer, Select
+from onnxlowrank.plan.selection import Item, Select
 from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)
@@ -27,26 +27,26 @@ ROUNDS = 7
 """How many outlines are measured."""
 PLANS = 20
 """How many plans are made to find these: most between two that were measured are one of the two."""
-SETTLING = 15
+MOST_SELECTIONS = 15
 """How often a selection is repeated since something was learnt about the candidates it chose."""
 MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
-GLANCE_S, LOOK_S = 1.0, 4.0
+SHORT_S, LONG_S = 1.0, 4.0
 """How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
 SURPRISE = 1.1
 """That is one which differs from what was predicted by more than this factor."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class PlannedNetwork:
     """A plan and the speed-up of its outline.
 
     Attributes:
         plan: One candidate a layer.
         speedup: As it was measured.
-        predicted: As the prices had it before it was measured.
+        predicted: By the latency model, before it was measured.
         reached: Whether the plan has the speed-up asked for.
     """
 
@@ -56,7 +56,9 @@ class Found:
     reached: bool
 
 
-def search_plan(network: Network, prices: Prices, select: Select, speedup: float, progress: Progress) -> Found:
+def search_plan(
+    network: Network, latency_model: LatencyModel, select: Select, speedup: float, progress: Progress
+) -> PlannedNetwork:
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
 
     Where chains turn out no faster than their dense layers inside the outline, chains there get dearer, and the search
@@ -65,42 +67,48 @@ def search_plan(network: Network, prices: Prices, select: Select, speedup: float
 
     Args:
         network: What is to be planned.
-        prices: What its candidates cost.
-        select: Makes a plan of offers and a budget.
+        latency_model: What its candidates cost.
+        select: Makes a plan of choices and a budget.
         speedup: Time before / time after.
         progress: Told how far it is.
 
     Returns:
         The plan; where none is faster than the original network, the one that keeps every layer.
     """
-    found: list[Found] = []
+    planned: list[PlannedNetwork] = []
     for _ in range(1 + CORRECTIONS):
-        found.append(_search(network, prices, select, speedup, progress.stage("plan", ROUNDS)))
-        idle = _not_paying(network, prices, found[-1])
-        if not idle:
+        planned.append(_search(network, latency_model, select, speedup, progress.stage("plan", ROUNDS)))
+        no_faster = _no_faster_inside(network, latency_model, planned[-1])
+        if not no_faster:
             break
-        for candidate, milliseconds in idle.items():
+        for candidate, milliseconds in no_faster.items():
             _LOG.info("%s: %s %s does not pay", candidate.layer, candidate.method, candidate.setting)
-            prices.correct(candidate, milliseconds)
+            latency_model.correct(candidate, milliseconds)
     else:
-        offers = prices.offers()
-        plan = {**found[-1].plan, **{one.layer: _dense(offers[one.layer]) for one in idle}}
-        measured = _measured(network, plan, LOOK_S)
-        found.append(Found(plan, measured, prices.whole / prices.total(plan), measured >= speedup * MARGIN))
-    return found[-1] if found[-1].reached else max(found, key=_merit)
+        choices = latency_model.choices()
+        plan = {**planned[-1].plan, **{one.layer: _dense(choices[one.layer]) for one in no_faster}}
+        measured = _outline_speedup(network, plan, LONG_S)
+        planned.append(
+            PlannedNetwork(
+                plan, measured, latency_model.whole / latency_model.total(plan), measured >= speedup * MARGIN
+            )
+        )
+    return planned[-1] if planned[-1].reached else max(planned, key=_rank_of)
 
 
-def _search(network: Network, prices: Prices, select: Select, speedup: float, advance: Advance) -> Found:
+def _search(
+    network: Network, latency_model: LatencyModel, select: Select, speedup: float, advance: Advance
+) -> PlannedNetwork:
     """Find the plan by false position: a measured time is linear in the predicted one between two measurements."""
     wanted = 1 / (speedup * MARGIN)
     slow = (1.0, 1.0)  # predicted and measured share of the original's time, of the fastest plan that is too slow
     fast: tuple[float, float] | None = None  # of the slowest plan that is fast enough
-    best = Found({name: _dense(offered) for name, offered in prices.offers().items()}, 1.0, 1.0, False)
+    best = PlannedNetwork({name: _dense(items) for name, items in latency_model.choices().items()}, 1.0, 1.0, False)
     share = wanted
     tried: set[tuple[Candidate, ...]] = set()
     for _ in range(PLANS):
-        plan = settle(prices, select, share * prices.whole - prices.rest)
-        predicted = prices.total(plan) / prices.whole
+        plan = converge(latency_model, select, share * latency_model.whole - latency_model.rest)
+        predicted = latency_model.total(plan) / latency_model.whole
         key = tuple(plan.values())
         if key in tried:
             if fast is None:
@@ -109,89 +117,91 @@ def _search(network: Network, prices: Prices, select: Select, speedup: float, ad
             share = (share + slow[0]) / 2
             continue
         tried.add(key)
-        found = _look(network, plan, 1 / predicted, best, speedup * MARGIN)
+        planned = _time_outline(network, plan, 1 / predicted, best, speedup * MARGIN)
         advance(1)
-        best, measured = max(best, found, key=_merit), 1 / found.speedup
-        _LOG.info("speed-up predicted %.3f, measured %.3f", found.predicted, found.speedup)
+        best, measured = max(best, planned, key=_rank_of), 1 / planned.speedup
+        _LOG.info("speed-up predicted %.3f, measured %.3f", planned.predicted, planned.speedup)
         if len(tried) == 1:
-            prices.calibrate(plan, measured * prices.whole)
-            predicted = prices.total(plan) / prices.whole
-        if found.reached:
+            latency_model.calibrate(plan, measured * latency_model.whole)
+            predicted = latency_model.total(plan) / latency_model.whole
+        if planned.reached:
             fast = (predicted, measured)
             if measured * SLACK >= wanted:
                 break
         else:
             slow = (predicted, measured)
-        cheapest = _cheapest(prices)
-        if len(tried) == ROUNDS or (not found.reached and predicted <= cheapest * (1 + 1e-9)):
+        cheapest = _cheapest(latency_model)
+        if len(tried) == ROUNDS or (not planned.reached and predicted <= cheapest * (1 + 1e-9)):
             break
         lost = fast is None and len(tried) >= 3  # lines did not lead there: can it be reached at all?
         share = cheapest if lost else max(_false_position(slow, fast, wanted), cheapest)
     return best
 
 
-def _look(network: Network, plan: Plan, predicted: float, best: Found, asked: float) -> Found:
-    """Time the outline of a plan of a predicted speed-up: at a glance, and for longer where that would decide much.
+def _time_outline(network: Network, plan: Plan, predicted: float, best: PlannedNetwork, asked: float) -> PlannedNetwork:
+    """Time the outline of a plan of a predicted speed-up: briefly, and for longer where that would decide much.
 
     What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
     """
-    for seconds in (GLANCE_S, LOOK_S):
-        speedup = _measured(network, plan, seconds)
-        found = Found(plan, speedup, predicted, speedup >= asked)
+    for seconds in (SHORT_S, LONG_S):
+        speedup = _outline_speedup(network, plan, seconds)
+        planned = PlannedNetwork(plan, speedup, predicted, speedup >= asked)
         surprising = max(speedup / predicted, predicted / speedup) > SURPRISE
-        if not surprising and not (found.reached and _merit(found) > _merit(best)):
+        if not surprising and not (planned.reached and _rank_of(planned) > _rank_of(best)):
             break
-    return found
+    return planned
 
 
-def _measured(network: Network, plan: Plan, seconds: float) -> float:
+def _outline_speedup(network: Network, plan: Plan, seconds: float) -> float:
     """Return the speed-up of a plan's outline."""
     both = network.original, network.outline(plan)
-    return ratio(*measure_afresh(both, network.feeds, network.target, seconds))
+    return median_speedup(*measure_in_sessions(both, network.feeds, network.target, seconds))
 
 
-def settle(prices: Prices, select: Select, budget: float) -> Plan:
+def converge(latency_model: LatencyModel, select: Select, budget: float) -> Plan:
     """Return the plan of a budget in milliseconds for the layers, all of whose candidates are timed.
 
     What the selection chooses is timed, what that loses is looked at, and the selection is repeated with what this
     changes, until it chooses the same.
     """
-    for _ in range(SETTLING):
-        plan = select(prices.offers(), budget)
-        if not prices.learn(plan):
+    for _ in range(MOST_SELECTIONS):
+        plan = select(latency_model.choices(), budget)
+        if not latency_model.learn(plan):
             return plan
-    return select(prices.offers(timed=True), budget)
+    return select(latency_model.choices(timed=True), budget)
 
 
-def _not_paying(network: Network, prices: Prices, found: Found) -> dict[Candidate, float]:
-    """Return the candidates of a plan that do not pay, and what prices show it.
+def _no_faster_inside(network: Network, latency_model: LatencyModel, planned: PlannedNetwork) -> dict[Candidate, float]:
+    """Return the candidates of a plan that do not pay, and the milliseconds that show it.
 
     Inside the outline they are no faster than their dense layers, by more than noise. What was set by hand, and has no
     "keep" beside it, is left out.
     """
-    free = {name for name, offered in prices.offers().items() if any(one.candidate.method == KEEP for one in offered)}
-    rewritten = [one for one in found.plan.values() if one.method != KEEP and one.layer in free]
+    free = {
+        name for name, items in latency_model.choices().items() if any(one.candidate.method == KEEP for one in items)
+    }
+    rewritten = [one for one in planned.plan.values() if one.method != KEEP and one.layer in free]
     if not rewritten:
         return {}
-    dense, inside = network.layer_times(network.model, network.outline(found.plan))
-    idle = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
-    return {one: prices.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in idle}
+    dense, inside = network.layer_times(network.model, network.outline(planned.plan))
+    no_faster = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
+    return {one: latency_model.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in no_faster}
 
 
-def _merit(found: Found) -> tuple[bool, float]:
+def _rank_of(planned: PlannedNetwork) -> tuple[bool, float]:
     """Reached beats not reached; of the former the slowest is the most accurate, of the latter the fastest counts."""
-    return found.reached, -found.speedup if found.reached else found.speedup
+    return planned.reached, -planned.speedup if planned.reached else planned.speedup
 
 
-def _dense(offers: Sequence[Offer]) -> Candidate:
+def _dense(items: Sequence[Item]) -> Candidate:
     """Return "keep", or what was chosen by hand."""
-    return min(offers, key=lambda offer: offer.loss).candidate
+    return min(items, key=lambda item: item.loss).candidate
 
 
-def _cheapest(prices: Prices) -> float:
+def _cheapest(latency_model: LatencyModel) -> float:
     """Return the smallest share of the time that a plan is predicted to take."""
-    least = sum(min(offer.cost for offer in offered) for offered in prices.offers().values())
-    return (prices.rest + least) / prices.whole
+    least = sum(min(item.cost for item in items) for items in latency_model.choices().values())
+    return (latency_model.rest + least) / latency_model.whole
 
 
 def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None, wanted: float) -> float:

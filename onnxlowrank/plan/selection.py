@@ -20,7 +20,7 @@ class Losses(Protocol):
         """Look closer at what a plan is made of; return the layers whose predictions are other ones now."""
 
 
-class Energies:
+class EnergyLosses:
     """The losses of Zhang 2015, Eq. 13: ``-log E``, whatever the layer."""
 
     def of(self, candidate: Candidate) -> float:
@@ -33,11 +33,11 @@ class Energies:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Item:
     """A candidate to choose from.
 
     Attributes:
-        candidate: What is on offer.
+        candidate: What is chosen.
         cost: What its layer then costs: milliseconds, multiply-accumulates or bytes.
         loss: What it takes from the network; those of all layers add up.
     """
@@ -47,11 +47,11 @@ class Offer:
     loss: float
 
 
-Offers = Mapping[str, Sequence[Offer]]
-"""For every layer its offers, "keep" among them."""
+Choices = Mapping[str, Sequence[Item]]
+"""For every layer its items, "keep" among them."""
 
-Select = Callable[[Offers, float], Plan]
-"""Makes a plan of offers and the highest summed cost; where even the cheapest ones exceed it, of these."""
+Select = Callable[[Choices, float], Plan]
+"""Makes a plan of choices and the highest summed cost; where even the cheapest ones exceed it, of these."""
 
 
 def lost_energy(candidate: Candidate) -> float:
@@ -59,17 +59,17 @@ def lost_energy(candidate: Candidate) -> float:
     return -math.log(max(candidate.energy, 1e-12))
 
 
-def offers_of(
+def choices_of(
     candidates: Mapping[str, Sequence[Candidate]], cost: Callable[[Candidate], float], losses: Losses
-) -> dict[str, list[Offer]]:
+) -> dict[str, list[Item]]:
     """Return candidates with a cost that is counted."""
-    return {layer: [Offer(one, cost(one), losses.of(one)) for one in offered] for layer, offered in candidates.items()}
+    return {layer: [Item(one, cost(one), losses.of(one)) for one in items] for layer, items in candidates.items()}
 
 
-def pareto(offers: Sequence[Offer]) -> list[Offer]:
-    """Return the offers that no other beats in both cost and loss, from the dearest to the cheapest."""
-    front: list[Offer] = []
-    for offer in sorted(offers, key=lambda offer: (offer.cost, offer.loss)):
-        if not front or offer.loss < front[-1].loss:
-            front.append(offer)
+def pareto(choices: Sequence[Item]) -> list[Item]:
+    """Return the items that no other beats in both cost and loss, from the dearest to the cheapest."""
+    front: list[Item] = []
+    for item in sorted(choices, key=lambda item: (item.cost, item.loss)):
+        if not front or item.loss < front[-1].loss:
+            front.append(item)
     return front[::-1]

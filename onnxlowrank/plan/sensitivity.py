@@ -13,9 +13,9 @@ response and those of the next layers are mapped to the true ones, as the fit wo
 
 Where it is measured matters as well. A layer that is nearly low-rank loses nothing up to some energy, and a lot soon
 after: what a per cent of the energy does to the network depends on which per cent it is. So two settings of every layer
-are measured to begin with, one that loses little and one that loses more, and then, like prices, whatever the selection
-chooses far from everything that was measured (:meth:`Sensitivities.refine`). Drafts also tell what settings lose in
-truth, where passes promise too much.
+are measured to begin with, one that loses little and one that loses more, and then, like latencies, whatever
+the selection chooses far from everything that was measured (:meth:`SensitivityLosses.refine`). Drafts also tell what
+settings lose in truth, where passes promise too much.
 
 Few inputs, and drafts in place of fits, are sources of error, and selection prefers what was underestimated. So harm is
 drawn towards that of the usual layer, as estimates with errors are in empirical Bayes methods (Efron & Morris 1973).
@@ -36,8 +36,8 @@ from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
-from onnxlowrank.plan.layer_sensitivity import Alone
-from onnxlowrank.plan.sensitivity_curve import NEAR, Sensitivity, fit_sensitivity
+from onnxlowrank.plan.layer_sensitivity import LayerSensitivity
+from onnxlowrank.plan.sensitivity_curve import NEAR, SensitivityCurve, fit_sensitivity_curve
 from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)
@@ -65,50 +65,54 @@ class _Measured:
     unseen: float
 
 
-class Sensitivities:
+class SensitivityLosses:
     """The losses of candidates: what approximating their layers alone does to the outputs of the network.
 
-    :class:`~onnxlowrank.plan.layer_sensitivity.Alone` says how they are measured.
+    :class:`~onnxlowrank.plan.layer_sensitivity.LayerSensitivity` says how they are measured.
 
     Attributes:
-        laws: The layers' laws, by their names; a layer without a choice has none.
+        curves: Those of the layers, by their names; a layer without a choice has none.
     """
 
     def __init__(
-        self, about: Calibration, drafts: Drafts, candidates: Mapping[str, Sequence[Candidate]], progress: Progress
+        self,
+        calibration: Calibration,
+        drafts: Drafts,
+        candidates: Mapping[str, Sequence[Candidate]],
+        progress: Progress,
     ) -> None:
         """Measure two settings of every layer.
 
         Args:
-            about: The network, and inputs of which some were held out by :func:`hold_out`, if there are enough.
+            calibration: The network, and inputs of which some were held out by :func:`hold_out`, if there are enough.
             drafts: Of its layers.
-            candidates: What the layers offer.
+            candidates: Of every layer.
             progress: Told how far it is.
         """
-        self.laws: dict[str, Sensitivity] = {}
+        self.curves: dict[str, SensitivityCurve] = {}
         self._usual = 0.0
         self._drafts, self._progress = drafts, progress
-        self._layers = [layer for layer in about.layers if len(candidates[layer.name]) > 1]
+        self._layers = [layer for layer in calibration.layers if len(candidates[layer.name]) > 1]
         self._measured: dict[str, dict[Candidate, _Measured]] = {layer.name: {} for layer in self._layers}
         if self._layers:
             first = {layer.name: _first(candidates[layer.name]) for layer in self._layers}
             advance = progress.stage("sensitivity", 1 + 2 * len(first))
-            used = about.inputs.subset(spread(about.inputs, affordable(about.layers)))
-            self._alone = Alone(about.model, about.layers, self._layers, used)
+            used = calibration.inputs.subset(spread(calibration.inputs, affordable(calibration.layers)))
+            self._layer_sensitivity = LayerSensitivity(calibration.model, calibration.layers, self._layers, used)
             advance(1)
             self._measure(first, advance)
-            self._usual = float(np.exp(np.mean([law.harm.mean() for law in self.laws.values()])))
+            self._usual = float(np.exp(np.mean([curve.harm.mean() for curve in self.curves.values()])))
 
     def of(self, candidate: Candidate) -> float:
         """Return how much a candidate is predicted to change the outputs, 0 where its layer has no choice.
 
-        That is between what its layer's law says, and what the usual layer would lose at the first measurements.
+        That is between what its layer's curve says, and what the usual layer would lose at the first measurements.
         """
-        law = self.laws.get(candidate.layer)
-        if candidate.method == KEEP or law is None:
+        curve = self.curves.get(candidate.layer)
+        if candidate.method == KEEP or curve is None:
             return 0.0
         lost = as_checked(np.array(1 - candidate.energy), self._checked(candidate))
-        return float(law.loss(float(lost)) ** _TRUST * (self._usual * lost) ** (1 - _TRUST))
+        return float(curve.loss(float(lost)) ** _TRUST * (self._usual * lost) ** (1 - _TRUST))
 
     def refine(self, plan: Plan) -> Collection[str]:
         """Measure what a plan chose far from everything measured of the same pass; return the layers it was in."""
@@ -124,7 +128,7 @@ class Sensitivities:
 
     def _is_new(self, candidate: Candidate) -> bool:
         promised = 1 - candidate.energy
-        if candidate.layer not in self.laws or promised <= _NOTHING_LOST:
+        if candidate.layer not in self.curves or promised <= _NOTHING_LOST:
             return False
         return not any(one / NEAR <= promised <= one * NEAR for one in self._checked(candidate))
 
@@ -136,12 +140,12 @@ class Sensitivities:
         for layer in layers:
             measured = self._measured[layer.name]
             chains = [self._drafts.of(layer, one).chain for one in candidates[layer.name]]
-            losses = self._alone.losses(layer, chains)
+            losses = self._layer_sensitivity.losses(layer, chains)
             for one, (lost, loss) in zip(candidates[layer.name], losses, strict=True):
                 measured[one] = _Measured(max(lost, _NOTHING_LOST), loss, self._unseen(layer, one))
                 _LOG.info("%s: %s %s loses %.5f, the network %.6f", layer.name, one.method, one.setting, lost, loss)
             points = [(one.lost, one.loss) for one in measured.values()]
-            self.laws[layer.name] = fit_sensitivity(*zip(*points, strict=True))
+            self.curves[layer.name] = fit_sensitivity_curve(*zip(*points, strict=True))
             advance(1)
 
     def _unseen(self, layer: Layer, candidate: Candidate) -> float:

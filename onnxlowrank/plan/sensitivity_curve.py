@@ -20,7 +20,7 @@ _STEEPEST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Sensitivity:
+class SensitivityCurve:
     """What a layer's lost energy does to the outputs of the network: power laws from measurement to measurement.
 
     Attributes:
@@ -43,8 +43,8 @@ class Sensitivity:
         return float(np.exp(x + np.interp(nearest, self.lost, self.harm) + beyond))
 
 
-def fit_sensitivity(lost: Sequence[float], losses: Sequence[float]) -> Sensitivity:
-    """Return the laws through measured losses.
+def fit_sensitivity_curve(lost: Sequence[float], losses: Sequence[float]) -> SensitivityCurve:
+    """Return the curve through measured losses.
 
     A share of the energy does as much harm or more where more is lost. What was measured otherwise is levelled: the
     loss over the share is regressed isotonically, in logarithms.
@@ -58,4 +58,4 @@ def fit_sensitivity(lost: Sequence[float], losses: Sequence[float]) -> Sensitivi
     y = np.log(np.clip(np.nan_to_num(np.asarray(losses, float)[order], nan=_LARGEST), _SMALLEST, _LARGEST))
     harm: Float64Array = isotonic_regression(y - x).x
     slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(NEAR)), _STEEPEST)
-    return Sensitivity(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))
+    return SensitivityCurve(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))

@@ -9,7 +9,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import distributions
-from onnxlowrank.studies.compare import Comparison, Facts, Run
+from onnxlowrank.studies.compare import Comparison, ModelSummary, Run
 
 
 def comparison_report(found: Comparison, command: str = "") -> Report:
@@ -58,7 +58,7 @@ def _times(runs: Sequence[Run]) -> Table:
     return Table("Latency, taken in turns; speed-up over the first network", columns, rows, frozenset({0, 1}))
 
 
-def _sizes(facts: Sequence[Facts], runs: Sequence[Run]) -> Table:
+def _sizes(facts: Sequence[ModelSummary], runs: Sequence[Run]) -> Table:
     columns = ("network", "file (MB)", "nodes", "MMACs", "parameters (thousand)", "load (ms)", "peak memory (MB)")
     first = {run.model: run for run in reversed(runs)}
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars
-from onnxlowrank.studies.profile import NodeShare, Profile
+from onnxlowrank.studies.profile import NodeProfile, Profile
 
 _LEAST = 0.005
 """Nodes of a smaller share are added up."""
@@ -53,12 +53,12 @@ def _headline(found: Profile, where: str) -> str:
     )
 
 
-def _row(one: NodeShare) -> tuple[str, ...]:
+def _row(one: NodeProfile) -> tuple[str, ...]:
     figures = _percent(one.share), _million(one.macs), _rate(one.gflops)
     return _name(one), one.op, f"{one.milliseconds:.3f}", *figures
 
 
-def _name(one: NodeShare) -> str:
+def _name(one: NodeProfile) -> str:
     return one.node or f"(onnxruntime's own) {one.name}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
@@ -23,18 +23,18 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.inputs.sources import Source, open_or_make
+from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import input_specs
-from onnxlowrank.json_values import finite
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, Candidate, Pass, Statistics
-from onnxlowrank.plan.applicability import suit
-from onnxlowrank.plan.candidates import offer_all
+from onnxlowrank.plan.applicability import applicable_passes
+from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.selection import Energies, Offer, lost_energy, offers_of, pareto
+from onnxlowrank.plan.selection import EnergyLosses, Item, choices_of, lost_energy, pareto
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.result import json_ready
 
 SCHEMA = 1
 _INPUTS = 128
@@ -113,7 +113,7 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; ``onnxlowrank schema analyze`` describes them."""
-        values: dict[str, Any] = finite({"schema": SCHEMA, "kind": "analyze", **asdict(self)})
+        values: dict[str, Any] = json_ready({"schema": SCHEMA, "kind": "analyze", **asdict(self)})
         return values
 
 
@@ -148,19 +148,19 @@ def analyze(
     found_layers = find_layers(normalised)
     if not found_layers:
         raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
-    inputs = open_or_make(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
+    inputs = open_or_synthesise(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
     layers = with_shapes(normalised, found_layers, inputs)
-    suited, _ = suit(layers, methods, (), (), conv_only=False)
-    with Spool() as spool, one_blas_thread():
+    applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)
+    with RowStore() as store, one_blas_thread():
         stacked = stacked_inputs(original, inputs)
-        about = Calibration(normalised, layers, suited, stacked, spool, seed, hold_out(layers, stacked))
-        drafts = Drafts(suited, collect_statistics(about, progress))
+        about = Calibration(normalised, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
+        drafts = Drafts(applicable, collect_statistics(about, progress))
         advance = progress.stage("offers", len(layers))
-        candidates = offer_all(layers, drafts, {}, channel_block("cpu"), advance)
+        candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
         found = tuple(
-            _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], spool)
+            _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], store)
             for layer in layers
         )
     speedup = _recommended(layers, candidates)
@@ -173,15 +173,15 @@ def _analysed(
     methods: Sequence[Pass],
     statistics: Statistics | None,
     candidates: Sequence[Candidate],
-    spool: Spool,
+    store: RowStore,
 ) -> LayerAnalysis:
     refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
     spectrum: tuple[float, ...] = ()
     zeros = None
     if statistics is not None:
         spectrum = tuple(statistics.response_energy.tolist())
-        zeros = float((layer.activation(spool.read(layer.name)) == 0).mean())
-    front = pareto([Offer(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
+        zeros = float((layer.activation(store.read(layer.name)) == 0).mean())
+    front = pareto([Item(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
     points = (
         Point(one.candidate.method, one.candidate.setting, one.candidate.macs / layer.macs, one.candidate.energy)
         for one in front
@@ -200,7 +200,7 @@ def _analysed(
 
 
 def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
-    offers = offers_of(candidates, lambda candidate: candidate.macs, Energies())
+    offers = choices_of(candidates, lambda candidate: candidate.macs, EnergyLosses())
     total = sum(layer.macs for layer in layers)
     best = None
     for speedup in _SPEEDUPS:

@@ -21,13 +21,13 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.feeds import Inputs, joined
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
-from onnxlowrank.inputs.sources import Source, open_or_make
+from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import Feeds, InputSpec, input_specs
-from onnxlowrank.json_values import finite
 from onnxlowrank.measure.footprint import Footprint, footprint
-from onnxlowrank.measure.interleaved import Interval, ratio_of, take_turns
+from onnxlowrank.measure.interleaved import Interval, speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target, all_threads, open_session, running
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.result import json_ready
 
 SCHEMA = 1
 _RANDOM_INPUTS = 8
@@ -38,7 +38,7 @@ Metric = Callable[[Outputs, NDArray[np.int64] | None], float]
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelSummary:
     """What can be said of a network without timing it.
 
     Attributes:
@@ -113,7 +113,7 @@ class Comparison:
         seconds: How long each condition was measured.
     """
 
-    facts: tuple[Facts, ...]
+    facts: tuple[ModelSummary, ...]
     runs: tuple[Run, ...]
     differences: tuple[Agreement, ...]
     merits: tuple[float, ...]
@@ -123,7 +123,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; ``onnxlowrank schema compare`` describes them."""
-        found: dict[str, Any] = finite(
+        found: dict[str, Any] = json_ready(
             {
                 "schema": SCHEMA,
                 "kind": "compare",
@@ -185,7 +185,7 @@ def compare(
     specs = input_specs(networks[0])
     for name, network in zip(names[1:], networks[1:], strict=True):
         _check_same_inputs(specs, input_specs(network), names[0], name)
-    used = open_or_make(specs, inputs, shapes or {}, preprocess, _RANDOM_INPUTS, seed)
+    used = open_or_synthesise(specs, inputs, shapes or {}, preprocess, _RANDOM_INPUTS, seed)
 
     facts = [_facts(name, network, used) for name, network in zip(names, networks, strict=True)]
     conditions = [(target, batch) for target in targets for batch in batches or (used.batch,)]
@@ -193,9 +193,9 @@ def compare(
     runs: list[Run] = []
     for target, batch in conditions:
         feeds = _batch(used, specs, batch)
-        times = take_turns(networks, feeds, target, seconds, advance)
+        times = time_in_sessions(networks, feeds, target, seconds, advance)
         for name, network, mine in zip(names, networks, times, strict=True):
-            ratio = Interval(1.0, 1.0, 1.0) if mine is times[0] else ratio_of(times[0], mine)
+            ratio = Interval(1.0, 1.0, 1.0) if mine is times[0] else speedup_interval(times[0], mine)
             taken = tuple(np.concatenate(mine).tolist())
             size = footprint(network, feeds, target)
             runs.append(Run(name, target.provider, target.threads, batch, taken, ratio, size))
@@ -226,11 +226,11 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
             )
 
 
-def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> Facts:
+def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
     macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return Facts(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:

@@ -15,18 +15,18 @@ from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.inputs.sources import Source, open_or_make
+from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import input_specs
-from onnxlowrank.json_values import finite
 from onnxlowrank.measure.node_times import NodeTime
 from onnxlowrank.measure.node_times import profile as time_nodes
 from onnxlowrank.measure.sessions import Target
+from onnxlowrank.result import json_ready
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class NodeShare:
+class NodeProfile:
     """What one node takes.
 
     Attributes:
@@ -67,7 +67,7 @@ class Profile:
     provider: str
     threads: int
     batch: int
-    nodes: tuple[NodeShare, ...]
+    nodes: tuple[NodeProfile, ...]
 
     @property
     def milliseconds(self) -> float:
@@ -90,7 +90,7 @@ class Profile:
             "schema": SCHEMA,
             "kind": "profile",
             **{name: getattr(self, name) for name in ("model", "provider", "threads", "batch", "milliseconds")},
-            "nodes": [finite({**asdict(node), "gflops": node.gflops}) for node in self.nodes],
+            "nodes": [json_ready({**asdict(node), "gflops": node.gflops}) for node in self.nodes],
             "ops": [
                 {"op": op, "nodes": count, "milliseconds": ms, "share": ms / total if total else 0.0, "macs": macs}
                 for op, (count, ms, macs) in self.by_op.items()
@@ -128,7 +128,7 @@ def profile(
     if not seconds > 0:
         raise OptionError(f"--seconds {seconds:g} makes no sense; give a number above 0, e.g. 5")
     network = load(model, any_precision=True)
-    used = open_or_make(input_specs(network), inputs, shapes or {}, preprocess, 1, 0)
+    used = open_or_synthesise(input_specs(network), inputs, shapes or {}, preprocess, 1, 0)
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), used)
     macs = {node: layer.macs * used.batch for layer in layers for node in layer.nodes[:1]}
@@ -137,5 +137,5 @@ def profile(
     return Profile(describe(model), provider, threads, used.batch, tuple(_share(part, total, macs) for part in times))
 
 
-def _share(part: NodeTime, total: float, macs: Mapping[str, int]) -> NodeShare:
-    return NodeShare(part.node, part.name, part.op, part.median, part.median / total, macs.get(part.node or "", 0))
+def _share(part: NodeTime, total: float, macs: Mapping[str, int]) -> NodeProfile:
+    return NodeProfile(part.node, part.name, part.op, part.median, part.median / total, macs.get(part.node or "", 0))

@@ -16,7 +16,8 @@ from onnxlowrank.errors import OptionError
 from onnxlowrank.goal import SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.pipeline import Options, optimise_each
+from onnxlowrank.options import Options
+from onnxlowrank.pipeline import optimize_each
 from onnxlowrank.progress import Progress, Silent
 
 SCHEMA = 1
@@ -125,7 +126,7 @@ def finished(folder: Path, name: str) -> dict[str, Any] | None:
 
 def _compute(model: str, goals: dict[str, Goal], options: Options, folder: Path, progress: Progress) -> None:
     """Compute points; each is complete once its report is there."""
-    results = optimise_each(model, list(goals.values()), options, progress)
+    results = optimize_each(model, list(goals.values()), options, progress)
     for name, result in zip(goals, results, strict=True):
         path = folder / f"{name}.onnx"
         save(result.model, path)

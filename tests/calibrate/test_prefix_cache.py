@@ -6,7 +6,7 @@ from helpers.models import normal, parse
 
 from onnxlowrank.calibrate import prefix_cache as frontier
 from onnxlowrank.calibrate.capture import sample
-from onnxlowrank.calibrate.prefix_cache import Frontier
+from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.graph.cut import behind, narrowest
 from onnxlowrank.graph.probe import Probe, expose
 from onnxlowrank.inputs.feeds import Inputs
@@ -87,7 +87,7 @@ def test_what_needs_other_inputs_cannot_be_cut():
 )
 def test_equal_rows(body, shapes):
     model, inputs = parse(body, **WEIGHTS), inputs_of(shapes)
-    walking = Frontier(inputs, seed=3)
+    walking = PrefixCache(inputs, seed=3)
     for settled, tensors in (
         ("x", ["x"]),
         ("x", ["a"]),
@@ -114,7 +114,7 @@ def test_what_was_run_is_not_run_again(monkeypatch):
 
     run = frontier.run_probes
     monkeypatch.setattr(frontier, "run_probes", counting)
-    walking = Frontier(inputs, seed=3)
+    walking = PrefixCache(inputs, seed=3)
     for settled, tensor in (("x", "a"), ("b", "c"), ("r", "d")):
         walking.sample(model, [Probe("p", tensor, False)], settled, no_progress)
     assert ran == [1, 2, 2]  # the dense layer that is sampled is run, and run again as what became of it
@@ -122,7 +122,7 @@ def test_what_was_run_is_not_run_again(monkeypatch):
 
 def test_what_is_not_settled_is_run_as_it_is_then():
     inputs, probes = inputs_of([(1, 4, 6, 5)] * 3), [Probe("p", "c", False)]
-    walking = Frontier(inputs, seed=3)
+    walking = PrefixCache(inputs, seed=3)
     walking.sample(parse(CHAIN, **WEIGHTS), probes, "b", no_progress)
     changed = parse(CHAIN, **{**WEIGHTS, "v": WEIGHTS["w"]})
     found = walking.sample(changed, [Probe("p", "d", False)], "r", no_progress)
@@ -140,7 +140,7 @@ def test_without_room_networks_run_from_their_inputs(monkeypatch, reason):
     else:
         monkeypatch.setattr(np, "save", full)
     model, inputs = parse(CHAIN, **WEIGHTS), inputs_of([(1, 4, 6, 5)] * 3)
-    walking = Frontier(inputs, seed=3)
+    walking = PrefixCache(inputs, seed=3)
     for settled, tensor in (("b", "c"), ("r", "d")):
         probes = [Probe("p", tensor, False)]
         found = walking.sample(model, probes, settled, no_progress)

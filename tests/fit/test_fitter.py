@@ -10,7 +10,7 @@ from helpers.models import parse
 from onnx import helper, numpy_helper
 from onnx.onnx_ml_pb2 import TensorProto
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spectrum import principal_axes
@@ -24,7 +24,7 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
 from onnxlowrank.plan import candidates as choose
-from onnxlowrank.plan.candidates import offer
+from onnxlowrank.plan.candidates import layer_candidates
 from onnxlowrank.progress import Silent
 
 
@@ -51,8 +51,8 @@ def calibrated():
     inputs = open_inputs(feeds, input_specs(model), preprocess_from_options("raw"))
     layers = with_shapes(model, find_layers(model), inputs)
     passes = {one.name: one for one in load_passes(["channel", "spatial", "cp"])}
-    with Spool() as spool:
-        about = Calibration(model, layers, {layer.name: passes for layer in layers}, inputs, spool)
+    with RowStore() as store:
+        about = Calibration(model, layers, {layer.name: passes for layer in layers}, inputs, store)
         yield about, collect_statistics(about, Silent())
 
 
@@ -61,7 +61,7 @@ def plan_of(calibration, **ranks):
     plan = {layer.name: keep(layer) for layer in calibration.layers}
     for layer in calibration.layers:
         if layer.name in ranks:
-            plan[layer.name] = calibration.suited[layer.name]["spatial"].candidate(layer, (ranks[layer.name],), 0.9)
+            plan[layer.name] = calibration.applicable[layer.name]["spatial"].candidate(layer, (ranks[layer.name],), 0.9)
     return plan
 
 
@@ -75,7 +75,7 @@ PLANS = [{"a": 4, "b": 4, "c": 4}, {"a": 4, "b": 8, "c": 4}, {"b": 8, "c": 4}, {
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_a_fitter_gives_what_a_fresh_one_gives(calibrated, asymmetric):
     calibration, statistics = calibrated
-    drafts = partial(Drafts, calibration.suited, statistics)
+    drafts = partial(Drafts, calibration.applicable, statistics)
     fitter = Fitter(calibration, drafts(), asymmetric=asymmetric)
     for ranks in PLANS:
         plan = plan_of(calibration, **ranks)
@@ -89,7 +89,7 @@ def test_a_fitter_gives_what_a_fresh_one_gives(calibrated, asymmetric):
 
 def test_what_stays_is_not_fitted_again(calibrated):
     calibration, statistics = calibrated
-    fitter = Fitter(calibration, Drafts(calibration.suited, statistics))
+    fitter = Fitter(calibration, Drafts(calibration.applicable, statistics))
     work = []
 
     class Counting:
@@ -107,8 +107,8 @@ def test_energies_of_careful_passes_are_what_drafts_keep(calibrated, name):
     """cp promises the energy of separate terms, but fits them jointly; spatial takes neighbours as independent."""
     calibration, statistics = calibrated
     layer = calibration.layers[1]
-    offered = offer(layer, Drafts(calibration.suited, statistics), {}, 4)
-    method, data = calibration.suited["b"][name], statistics["b"].data
+    offered = layer_candidates(layer, Drafts(calibration.applicable, statistics), {}, 4)
+    method, data = calibration.applicable["b"][name], statistics["b"].data
     promised = {one.setting: one.energy for one in method.candidates(layer, statistics["b"], 4)}
     told = [one for one in offered if one.method == name]
     assert told
@@ -131,8 +131,8 @@ def fully_connected(weight, rows, held_out=()):
     source = Inputs(lambda index: {"x": values[index : index + 1]}, len(values), 1, "rows")
     layers = with_shapes(model, find_layers(model), source)
     passes = {one.name: one for one in load_passes(["fully_connected"])}
-    with Spool() as spool:
-        about = Calibration(model, layers, {layer.name: passes for layer in layers}, source, spool, held_out=held_out)
+    with RowStore() as store:
+        about = Calibration(model, layers, {layer.name: passes for layer in layers}, source, store, held_out=held_out)
         yield about, collect_statistics(about, Silent())
 
 
@@ -164,9 +164,9 @@ def test_a_rank_beyond_the_samples_is_filled_by_the_weights(count):
     rows, others = (rng.normal(size=(n, 96)) @ spread for n in (count, 5000))
     with fully_connected(weight, rows) as (about, statistics):
         (layer,) = about.layers
-        (method,) = about.suited[layer.name].values()
+        (method,) = about.applicable[layer.name].values()
         plan = {layer.name: method.candidate(layer, (48,), 0.9)}
-        (chain,) = Fitter(about, Drafts(about.suited, statistics)).fit(plan, Silent()).values()
+        (chain,) = Fitter(about, Drafts(about.applicable, statistics)).fit(plan, Silent()).values()
     truth = others @ weight
     error = others @ chain.dense_kernel().reshape(96, 96).T + chain.bias - truth
     best = np.linalg.eigvalsh(np.cov(truth.T))[:48].sum()
@@ -178,7 +178,7 @@ def test_a_draft_of_three_dimensions_is_reduced_in_all(calibrated):
     layer, known = calibration.layers[1], statistics["b"]
     (method,) = load_passes(["asymmetric3d"])
     _, axes = principal_axes(known.moments[RESPONSE].covariance, 5)
-    spatial = calibration.suited["b"]["spatial"].draft(layer, (8,), known).chain.dense_kernel()
+    spatial = calibration.applicable["b"]["spatial"].draft(layer, (8,), known).chain.dense_kernel()
     draft = method.draft(layer, (8, 5), known)
     np.testing.assert_allclose(draft.chain.dense_kernel(), np.tensordot(axes @ axes.T, spatial, 1), atol=1e-6)
     assert [step.weight.shape[0] for step in draft.chain.steps] == [8, 5, 12]
@@ -191,7 +191,7 @@ LOST = {16: 0.15, 32: 0.03**2}
 class Loose:
     """A pass that promises a bound, and drafts that lose its first power at 0.85 and its square at 0.97."""
 
-    name, careful = "loose", True
+    name, rough_energy = "loose", True
 
     def candidates(self, layer, statistics, block):
         return [Candidate(layer.name, self.name, (rank,), rank, rank, one) for rank, one in PROMISED.items()]
@@ -202,11 +202,11 @@ def test_promises_of_small_layers_are_checked_twice(calibrated, monkeypatch, sma
     layer = calibrated[0].layers[0]
     monkeypatch.setattr(choose, "_SMALL", layer.weight.size - (not small))
     drafts = SimpleNamespace(
-        suited={layer.name: {"loose": Loose()}},
+        applicable={layer.name: {"loose": Loose()}},
         statistics={layer.name: None},
         lost=lambda layer, candidate: LOST[candidate.setting[0]],
     )
-    lost = {one.setting: 1 - one.energy for one in offer(layer, drafts, {}, 8) if one.method != KEEP}
+    lost = {one.setting: 1 - one.energy for one in layer_candidates(layer, drafts, {}, 8) if one.method != KEEP}
     exponents = {rank: np.log(lost[rank,]) / np.log(1 - PROMISED[rank]) for rank in (16, 24, 32, 40)}
     assert lost[48,] == pytest.approx(0, abs=1e-14)
     assert (8,) not in lost  # 0.6 of the energy are too little to be offered

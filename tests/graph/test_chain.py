@@ -123,21 +123,21 @@ def test_orders_written_out(group, filters, channels, takes, gives, seed):
 
 
 def test_forms_worth_a_measurement():
-    def forms(f, c, group, *kernel, **order):
-        return Step("w", np.zeros((f, c, *kernel)), group=group, **order).forms
+    def lowerings(f, c, group, *kernel, **order):
+        return Step("w", np.zeros((f, c, *kernel)), group=group, **order).lowerings
 
-    assert forms(8, 4, 1, 3, 3) == (DENSE,)
-    assert forms(8, 1, 8, 3, 3) == (GROUPED,)  # truly depthwise
-    assert forms(8, 1, 4, 3, 3) == (SPLIT, GROUPED)
-    assert forms(8, 4, 2, 3, 3) == (GROUPED, SPLIT)
-    assert forms(8, 4, 2, 1, 1) == (GROUPED, DENSE, SPLIT)
+    assert lowerings(8, 4, 1, 3, 3) == (DENSE,)
+    assert lowerings(8, 1, 8, 3, 3) == (GROUPED,)  # truly depthwise
+    assert lowerings(8, 1, 4, 3, 3) == (SPLIT, GROUPED)
+    assert lowerings(8, 4, 2, 3, 3) == (GROUPED, SPLIT)
+    assert lowerings(8, 4, 2, 1, 1) == (GROUPED, DENSE, SPLIT)
     chain = Chain((Step("a", np.ones((4, 2, 1, 1)), group=2), Step("b", np.ones((8, 2, 3, 3)), group=2)))
-    assert chain.forms == (GROUPED, GROUPED)
+    assert chain.lowerings == (GROUPED, GROUPED)
     lowered = chain.lowered((DENSE, SPLIT))
     assert [step.split for step in lowered.steps] == [False, True]
     assert lowered.steps[0].weight.shape == (4, 4, 1, 1)
     np.testing.assert_array_equal(lowered.dense_kernel(), chain.dense_kernel())
-    np.testing.assert_array_equal(chain.lowered(chain.forms).dense_kernel(), chain.dense_kernel())
+    np.testing.assert_array_equal(chain.lowered(chain.lowerings).dense_kernel(), chain.dense_kernel())
 
 
 def test_macs_and_parameters_counted_by_hand():

@@ -22,7 +22,7 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.measure import chain_timer as chains_module
 from onnxlowrank.measure import latency
 from onnxlowrank.measure.cache import Cache, Timing
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_forms
+from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.measure.one_layer import frame, framed, layer_model, random_feeds
 from onnxlowrank.measure.sessions import Target
@@ -202,8 +202,8 @@ def test_all_forms_compute_the_same(case: tuple[Layer, Chain], opset: int) -> No
     network.opset_import[0].version = opset
     (found,) = find_layers(network)
     (response,) = run(layer_model(replace(dense, shortcut=None), None), x=feeds["x"])
-    for forms in itertools.product(*(step.forms for step in chain.steps)):
-        lowered = chain.lowered(forms)
+    for lowerings in itertools.product(*(step.lowerings for step in chain.steps)):
+        lowered = chain.lowered(lowerings)
         written = layer_model(layer, lowered)
         onnx.checker.check_model(written, full_check=True)
         assert error(run(written, **feeds)[0], y) <= 1e-4
@@ -363,12 +363,12 @@ class Planted:
         self.asked: list[list[tuple[str, ...]]] = []
 
     def many(self, layer: Layer, chains: Sequence[Chain]) -> list[Timing]:
-        forms = [
+        lowerings = [
             tuple("split" if step.split else "grouped" if step.group > 1 else "dense" for step in chain.steps)
             for chain in chains
         ]
-        self.asked.append(forms)
-        return [Timing(self.time(chosen), 0.0) for chosen in forms]
+        self.asked.append(lowerings)
+        return [Timing(self.time(chosen), 0.0) for chosen in lowerings]
 
 
 def three_links() -> tuple[Layer, Chain]:
@@ -382,36 +382,39 @@ def three_links() -> tuple[Layer, Chain]:
 @pytest.mark.parametrize("last", ["dense", "grouped", "split"])
 def test_fastest_forms_are_found(first: str, last: str) -> None:
     layer, chain = three_links()
-    timer = Planted(lambda forms: 10.0 - (forms[0] == first) - 2 * (forms[2] == last))
-    assert fastest_forms(timer, layer, chain) == (first, "dense", last)
-    mono, _, mix = (step.forms for step in chain.steps)
+    timer = Planted(lambda lowerings: 10.0 - (lowerings[0] == first) - 2 * (lowerings[2] == last))
+    assert fastest_lowering(timer, layer, chain) == (first, "dense", last)
+    mono, _, mix = (step.lowerings for step in chain.steps)
     assert set(mono) == {"grouped", "split"}
     assert set(mix) == {"dense", "grouped", "split"}
-    assert timer.asked == [[(form, "dense", mix[0]) for form in mono], [(first, "dense", form) for form in mix]]
+    assert timer.asked == [
+        [(lowering, "dense", mix[0]) for lowering in mono],
+        [(first, "dense", lowering) for lowering in mix],
+    ]
 
 
 def test_forms_change_only_for_more_than_noise() -> None:
     layer, chain = three_links()
-    default, other = chain.steps[0].forms
-    for share, form in ((0.98, default), (0.96, other)):
-        timer = Planted(lambda forms, share=share: share if forms[0] == other else 1.0)
-        assert fastest_forms(timer, layer, chain)[0] == form
+    default, other = chain.steps[0].lowerings
+    for share, lowering in ((0.98, default), (0.96, other)):
+        timer = Planted(lambda lowerings, share=share: share if lowerings[0] == other else 1.0)
+        assert fastest_lowering(timer, layer, chain)[0] == lowering
 
 
 def test_single_forms_are_not_timed() -> None:
     layer = simple_layer()
-    timer = Planted(lambda forms: 1.0)
+    timer = Planted(lambda lowerings: 1.0)
     depthwise = Step("depthwise", normal(RNG, 16, 1, 3, 3), layer.geometry, 16)
     chain = Chain((depthwise, Step("mix", normal(RNG, 16, 16, 1, 1), POINT)), layer.bias)
-    assert fastest_forms(timer, layer, chain) == chain.forms == ("grouped", "dense")
+    assert fastest_lowering(timer, layer, chain) == chain.lowerings == ("grouped", "dense")
     assert timer.asked == []
 
 
 def test_forms_are_timed_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     layer, chain = three_links()
-    forms = fastest_forms(ChainTimer(Target(), Cache(tmp_path)), layer, chain)
-    assert forms[1:] == ("dense", "grouped")  # by the clock, weights that are zero cost as much
+    lowerings = fastest_lowering(ChainTimer(Target(), Cache(tmp_path)), layer, chain)
+    assert lowerings[1:] == ("dense", "grouped")  # by the clock, weights that are zero cost as much
     calls = len(clock.calls)
-    assert fastest_forms(ChainTimer(Target(), Cache(tmp_path)), layer, chain) == forms
+    assert fastest_lowering(ChainTimer(Target(), Cache(tmp_path)), layer, chain) == lowerings
     assert len(clock.calls) == calls

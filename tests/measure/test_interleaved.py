@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxlowrank.measure import interleaved as duel
-from onnxlowrank.measure.interleaved import measure_afresh, ratio_of, take_turns
+from onnxlowrank.measure.interleaved import measure_in_sessions, speedup_interval, time_in_sessions
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.measure.sessions import Target
 
@@ -19,7 +19,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(between, within):
     rng = np.random.default_rng(1)
     hits, widths = 0, []
     for _ in range(150):
-        found = ratio_of(sessions(rng, 6.0, between, within), sessions(rng, 2.0, between, within))
+        found = speedup_interval(sessions(rng, 6.0, between, within), sessions(rng, 2.0, between, within))
         hits += found.low <= 3.0 <= found.high
         widths.append(found.high - found.low)
         assert found.low <= found.ratio <= found.high
@@ -31,7 +31,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(between, within):
 def test_what_slows_both_down_cancels():
     rng = np.random.default_rng(2)
     load = [np.exp(rng.normal(0, 0.5, 40)) for _ in range(8)]
-    found = ratio_of([4 * one for one in load], [one * np.exp(rng.normal(0, 0.01, 40)) for one in load])
+    found = speedup_interval([4 * one for one in load], [one * np.exp(rng.normal(0, 0.01, 40)) for one in load])
     assert found.ratio == pytest.approx(4, rel=0.005)
     assert found.high / found.low < 1.01
 
@@ -39,7 +39,7 @@ def test_what_slows_both_down_cancels():
 def test_equal_seeds_give_equal_intervals():
     rng = np.random.default_rng(3)
     pair = sessions(rng, 1.0, 0.02, 0.02), sessions(rng, 1.0, 0.02, 0.02)
-    assert ratio_of(*pair, seed=5) == ratio_of(*pair, seed=5) != ratio_of(*pair, seed=6)
+    assert speedup_interval(*pair, seed=5) == speedup_interval(*pair, seed=5) != speedup_interval(*pair, seed=6)
 
 
 def test_networks_take_turns_and_each_has_its_own_times(monkeypatch):
@@ -51,7 +51,7 @@ def test_networks_take_turns_and_each_has_its_own_times(monkeypatch):
 
     monkeypatch.setattr(duel, "measure", measured)
     done = []
-    times = take_turns([1, 2, 3], {}, Target(), 8.0, done.append)
+    times = time_in_sessions([1, 2, 3], {}, Target(), 8.0, done.append)
     assert all(np.array_equal(one, [k + 1, 10 * (k + 1)]) for k, mine in enumerate(times) for one in mine)
     assert [len(mine) for mine in times] == [duel.SESSIONS] * 3
     assert {tuple(order) for order in orders} == {(1, 2, 3), (2, 3, 1), (3, 1, 2)}
@@ -64,5 +64,5 @@ def test_sessions_are_opened_as_long_as_time_is_left(monkeypatch, seconds, sessi
     clock = iter(range(100))
     monkeypatch.setattr(duel.time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(duel, "measure", lambda models, feeds, target, seconds: [Latency((7.0, 8.0))])
-    (found,) = measure_afresh(["network"], {}, Target(), seconds)
+    (found,) = measure_in_sessions(["network"], {}, Target(), seconds)
     assert found.milliseconds == (7.0, 8.0) * sessions

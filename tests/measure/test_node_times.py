@@ -19,7 +19,7 @@ from onnxlowrank.measure.node_times import (
     NodeTime,
     _node_times,
     profile,
-    profile_in_turns,
+    profile_interleaved,
     time_per_layer,
     time_per_node,
 )
@@ -335,7 +335,7 @@ def test_what_the_profiler_takes_is_taken_off(tmp_path: Path, whole: float, expe
 def test_networks_in_turns_keep_apart() -> None:
     bodies = "y = Exp (x)", "e = Exp (x) y = Neg (e)"
     models = [parse(f"g (float[4] x) => (float[4] y) {{ {body} }}") for body in bodies]
-    one, two = profile_in_turns(models, {"x": normal(RNG, 4)}, Target(), seconds=0)
+    one, two = profile_interleaved(models, {"x": normal(RNG, 4)}, Target(), seconds=0)
     assert timed(one) == [("Exp", "n_y")]
     assert timed(two) == [("Exp", "n_e"), ("Neg", "n_y")]
     assert {len(part.milliseconds) for part in (*one, *two)} == {7}

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spatial import spatial_factors
@@ -70,21 +70,23 @@ def fit_network(
     inputs: Inputs,
     **options: bool,
 ) -> dict[str, Chain]:
-    suited = {name: {method.name: method} for name, (method, _) in chosen.items()}
+    applicable = {name: {method.name: method} for name, (method, _) in chosen.items()}
     plan = {layer.name: keep(layer) for layer in layers}
     for layer in layers:
         if layer.name in chosen:
             method, setting = chosen[layer.name]
             plan[layer.name] = method.candidate(layer, setting, 0.9)
-    with Spool() as spool:
-        about = Calibration(model, layers, suited, inputs, spool)
-        return Fitter(about, Drafts(about.suited, collect_statistics(about, Silent())), **options).fit(plan, Silent())
+    with RowStore() as store:
+        about = Calibration(model, layers, applicable, inputs, store)
+        return Fitter(about, Drafts(about.applicable, collect_statistics(about, Silent())), **options).fit(
+            plan, Silent()
+        )
 
 
 def statistics_of(case: Case, method: Pass) -> dict:
-    with Spool() as spool:
-        suited = {case.layer.name: {method.name: method}}
-        found = collect_statistics(Calibration(case.model, [case.layer], suited, case.inputs, spool), Silent())
+    with RowStore() as store:
+        applicable = {case.layer.name: {method.name: method}}
+        found = collect_statistics(Calibration(case.model, [case.layer], applicable, case.inputs, store), Silent())
     return found[case.layer.name]
 
 
@@ -188,7 +190,7 @@ def test_rewritten_layer_is_the_dense_layer_of_its_chain(method: Pass, data: st.
     assert chain.bias.dtype == np.float32
 
     outline = method.outline(case.layer, setting)
-    outline = outline.lowered(outline.forms)
+    outline = outline.lowered(outline.lowerings)
     for is_step, was_step in zip(chain.steps, outline.steps, strict=True):
         assert is_step.weight.shape == was_step.weight.shape
         assert (is_step.name, is_step.geometry, is_step.group) == (was_step.name, was_step.geometry, was_step.group)
@@ -233,8 +235,8 @@ def test_every_form_computes_the_same(method: Pass, data: st.DataObject) -> None
     setting = tuple(data.draw(st.integers(1, limit)) for limit in method.limits(case.layer))
     chain = fit_alone(case, method, setting)
     most = absolute(chain).dense_kernel().max()
-    for forms in itertools.product(*(step.forms for step in chain.steps)):
-        lowered = chain.lowered(forms)
+    for lowerings in itertools.product(*(step.lowerings for step in chain.steps)):
+        lowered = chain.lowered(lowerings)
         rewritten = rewrite(case.model, [case.layer], {case.layer.name: lowered})
         onnx.checker.check_model(rewritten, full_check=True)
         assert rounding(run(rewritten, x=case.x)[0], case, chain) <= 1e-6

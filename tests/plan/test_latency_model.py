@@ -12,10 +12,10 @@ from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.measure.cache import Timing
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, keep
-from onnxlowrank.plan import latency_model as prices_module
+from onnxlowrank.plan import latency_model as latency_model_module
 from onnxlowrank.plan.energy import select_by_energy
-from onnxlowrank.plan.latency_model import Prices
-from onnxlowrank.plan.selection import Energies
+from onnxlowrank.plan.latency_model import LatencyModel
+from onnxlowrank.plan.selection import EnergyLosses
 
 FLAT = Geometry((1, 1), (1, 1, 1, 1), (1, 1))
 
@@ -39,8 +39,8 @@ def layer(name, maps=32):
     return Layer(name, "Conv", weight, None, FLAT, "x", "y", (name,), "y", input_shape=shape, output_shape=shape)
 
 
-def network(layers, suited, inside, whole):
-    return SimpleNamespace(layers=layers, suited=suited, dense_times=(inside, whole))
+def network(layers, applicable, inside, whole):
+    return SimpleNamespace(layers=layers, applicable=applicable, dense_times=(inside, whole))
 
 
 def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial")):
@@ -56,106 +56,106 @@ def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial"))
     }
     inside = {one.name: 2 * one.macs / 1e6 for one in layers} if inside is None else inside
     whole = 1.25 * sum(inside.values()) if whole is None else whole
-    suited = {one.name: passes for one in layers}
-    return Prices(network(layers, suited, inside, whole), candidates, Energies(), timer), candidates
+    applicable = {one.name: passes for one in layers}
+    return LatencyModel(network(layers, applicable, inside, whole), candidates, EnergyLosses(), timer), candidates
 
 
 @pytest.fixture(autouse=True)
-def forms(monkeypatch):
-    monkeypatch.setattr(prices_module, "fastest_forms", lambda timer, layer, chain: chain.forms)
+def lowerings(monkeypatch):
+    monkeypatch.setattr(latency_model_module, "fastest_lowering", lambda timer, layer, chain: chain.lowerings)
 
 
-def settle(prices, budget):
+def converge(latency_model, budget):
     plans = []
     for _ in range(20):
-        plans.append(select_by_energy(prices.offers(), budget))
-        if not prices.learn(plans[-1]):
+        plans.append(select_by_energy(latency_model.choices(), budget))
+        if not latency_model.learn(plans[-1]):
             return plans[-1], plans
     raise AssertionError("never settles")
 
 
 def test_prices_are_in_proportion_to_the_time_inside_the_network():
     one = layer("a")
-    prices, candidates = make([one], Timer())
-    assert prices.of(keep(one)) == pytest.approx(2 * one.macs / 1e6)
-    assert prices.rest == pytest.approx(0.25 * 2 * one.macs / 1e6)
+    latency_model, candidates = make([one], Timer())
+    assert latency_model.of(keep(one)) == pytest.approx(2 * one.macs / 1e6)
+    assert latency_model.rest == pytest.approx(0.25 * 2 * one.macs / 1e6)
     candidate = candidates["a"][1]
-    prices.learn({"a": candidate})
-    assert prices.of(candidate) == pytest.approx(2 * candidate.macs / 1e6)
-    assert prices.total({"a": candidate}) == pytest.approx(prices.rest + 2 * candidate.macs / 1e6)
+    latency_model.learn({"a": candidate})
+    assert latency_model.of(candidate) == pytest.approx(2 * candidate.macs / 1e6)
+    assert latency_model.total({"a": candidate}) == pytest.approx(latency_model.rest + 2 * candidate.macs / 1e6)
 
 
 def test_a_layer_unknown_inside_takes_what_it_takes_alone():
-    prices, _ = make([layer("a")], Timer(), inside={}, whole=10.0)
-    assert prices.dense["a"] == pytest.approx(layer("a").macs / 1e6)
-    assert prices.rest == pytest.approx(10 - prices.dense["a"])
+    latency_model, _ = make([layer("a")], Timer(), inside={}, whole=10.0)
+    assert latency_model.dense["a"] == pytest.approx(layer("a").macs / 1e6)
+    assert latency_model.rest == pytest.approx(10 - latency_model.dense["a"])
 
 
 def test_only_what_is_chosen_is_timed_and_layers_of_a_kind_share_it():
     timer = Timer()
     layers = [layer("a"), layer("b"), layer("c", 48)]
-    prices, candidates = make(layers, timer)
-    plan, _ = settle(prices, 0.5 * prices.whole)
+    latency_model, candidates = make(layers, timer)
+    plan, _ = converge(latency_model, 0.5 * latency_model.whole)
     assert len(timer.asked) < sum(map(len, candidates.values())) - 3
     assert "b" not in {name for name, _ in timer.asked}
-    assert not prices.learn(plan)
+    assert not latency_model.learn(plan)
 
 
 def test_a_pass_that_disappoints_is_given_up():
     """Spatial keeps more, but takes three times as long as its operations say."""
-    prices, _ = make([layer("a")], Timer(spatial_v=3.0))
-    plan, plans = settle(prices, 0.45 * prices.dense["a"])
+    latency_model, _ = make([layer("a")], Timer(spatial_v=3.0))
+    plan, plans = converge(latency_model, 0.45 * latency_model.dense["a"])
     assert plans[0]["a"].method == "spatial"
     assert plan["a"].method == "channel"
-    assert prices.of(plan["a"]) <= 0.45 * prices.dense["a"]
+    assert latency_model.of(plan["a"]) <= 0.45 * latency_model.dense["a"]
 
 
 def test_offers_are_a_front_and_timed_ones_only_on_demand():
-    prices, candidates = make([layer("a")], Timer())
-    front = prices.offers()["a"]
+    latency_model, candidates = make([layer("a")], Timer())
+    front = latency_model.choices()["a"]
     assert front[0].cost < front[-1].cost
     assert front[0].loss > front[-1].loss == 0
-    assert [offer.candidate for offer in prices.offers(timed=True)["a"]] == [keep(layer("a"))]
-    prices.learn({"a": candidates["a"][3]})
-    assert {offer.candidate for offer in prices.offers(timed=True)["a"]} == {keep(layer("a")), candidates["a"][3]}
+    assert [item.candidate for item in latency_model.choices(timed=True)["a"]] == [keep(layer("a"))]
+    latency_model.learn({"a": candidates["a"][3]})
+    assert {item.candidate for item in latency_model.choices(timed=True)["a"]} == {keep(layer("a")), candidates["a"][3]}
 
 
 def test_calibration_makes_the_plan_right_and_leaves_layers_that_are_kept():
     layers = [layer("a"), layer("b")]
-    prices, candidates = make(layers, Timer())
+    latency_model, candidates = make(layers, Timer())
     plan = {"a": candidates["a"][1], "b": keep(layers[1])}
-    prices.learn(plan)
-    wanted = 0.9 * prices.total(plan)
-    kept = prices.of(plan["b"])
-    prices.calibrate(plan, wanted)
-    assert prices.total(plan) == pytest.approx(wanted)
-    assert prices.of(plan["b"]) == kept
-    assert prices.total({one.name: keep(one) for one in layers}) == pytest.approx(prices.whole)
+    latency_model.learn(plan)
+    wanted = 0.9 * latency_model.total(plan)
+    kept = latency_model.of(plan["b"])
+    latency_model.calibrate(plan, wanted)
+    assert latency_model.total(plan) == pytest.approx(wanted)
+    assert latency_model.of(plan["b"]) == kept
+    assert latency_model.total({one.name: keep(one) for one in layers}) == pytest.approx(latency_model.whole)
 
 
 def test_a_correction_is_for_all_chains_of_a_layer():
     layers = [layer("a"), layer("b")]
-    prices, candidates = make(layers, Timer())
+    latency_model, candidates = make(layers, Timer())
     first, second, other, keeping = (candidates["a"][i] for i in (1, 2, 3, 0))
     plans = [{"a": one, "b": replace(one, layer="b")} for one in (first, second, other, keeping)]
-    before = [(prices.learn(plan), prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
-    prices.correct(first, 3 * prices.of(first))
-    after = [(prices.of(plan["a"]), prices.of(plan["b"])) for plan in plans]
+    before = [(latency_model.learn(plan), latency_model.of(plan["a"]), latency_model.of(plan["b"])) for plan in plans]
+    latency_model.correct(first, 3 * latency_model.of(first))
+    after = [(latency_model.of(plan["a"]), latency_model.of(plan["b"])) for plan in plans]
     factors = [(a / old_a, b / old_b) for (_, old_a, old_b), (a, b) in zip(before, after, strict=True)]
     assert factors == [pytest.approx((factor, 1)) for factor in (3, 3, 3, 1)]
-    offered = {offer.candidate: offer.cost for offer in prices.offers(timed=True)["a"]}
-    assert all(cost == pytest.approx(prices.of(one)) for one, cost in offered.items())
+    items = {item.candidate: item.cost for item in latency_model.choices(timed=True)["a"]}
+    assert all(cost == pytest.approx(latency_model.of(one)) for one, cost in items.items())
 
 
 @given(st.lists(st.integers(1, 30).map(lambda i: 8 * i), min_size=1, max_size=5, unique=True), st.floats(0.1, 10))
 def test_estimates_lie_between_what_was_timed_and_hope(ranks, hope):
     rng = np.random.default_rng(0)
     timed = {
-        (rank,): prices_module._Timed(100, 100 / speed)
+        (rank,): latency_model_module._Timed(100, 100 / speed)
         for rank, speed in zip(ranks, rng.uniform(1, 3, len(ranks)), strict=True)
     }
     wanted = np.log(np.arange(1, 300.0))[:, None]
-    speeds = prices_module._speeds(wanted, timed, hope)
+    speeds = latency_model_module._speeds(wanted, timed, hope)
     known = [one.speed for one in timed.values()]
     assert min(*known, hope) * (1 - 1e-9) <= speeds.min()
     assert speeds.max() <= max(*known, hope) * (1 + 1e-9)
@@ -164,7 +164,7 @@ def test_estimates_lie_between_what_was_timed_and_hope(ranks, hope):
 
 
 def test_nothing_timed_is_hope_alone():
-    assert prices_module._speeds(np.log([[3.0], [5.0]]), {}, 7.0) == pytest.approx([7.0, 7.0])
+    assert latency_model_module._speeds(np.log([[3.0], [5.0]]), {}, 7.0) == pytest.approx([7.0, 7.0])
 
 
 def test_candidates_by_hand_without_keep():
@@ -172,13 +172,15 @@ def test_candidates_by_hand_without_keep():
     (method,) = load_passes(["channel"])
     by_hand: list[Candidate] = [method.candidate(one, (8,), 1.0)]
     inside = {"a": 1.0}
-    prices = Prices(network([one], {"a": {"channel": method}}, inside, 1.0), {"a": by_hand}, Energies(), Timer())
-    plan, _ = settle(prices, 0.1)
+    latency_model = LatencyModel(
+        network([one], {"a": {"channel": method}}, inside, 1.0), {"a": by_hand}, EnergyLosses(), Timer()
+    )
+    plan, _ = converge(latency_model, 0.1)
     assert plan == {"a": by_hand[0]}
 
 
 def test_losses_are_refined_when_all_has_been_timed():
-    class Refining(Energies):
+    class Refining(EnergyLosses):
         found = 1.0
 
         def of(self, candidate):
@@ -192,14 +194,16 @@ def test_losses_are_refined_when_all_has_been_timed():
     one = layer("a")
     (method,) = load_passes(["channel"])
     candidates = {"a": [keep(one), method.candidate(one, (8,), 0.9)]}
-    prices = Prices(network([one], {"a": {"channel": method}}, {"a": 1.0}, 1.0), candidates, Refining(), Timer())
+    latency_model = LatencyModel(
+        network([one], {"a": {"channel": method}}, {"a": 1.0}, 1.0), candidates, Refining(), Timer()
+    )
     plan = {"a": candidates["a"][1]}
 
     def loss():
-        return max(offer.loss for offer in prices.offers()["a"])
+        return max(item.loss for item in latency_model.choices()["a"])
 
-    assert prices.learn(plan)
+    assert latency_model.learn(plan)
     assert loss() == pytest.approx(-np.log(0.9)), "it was timed, no more"
-    assert prices.learn(plan)
+    assert latency_model.learn(plan)
     assert loss() == pytest.approx(-2 * np.log(0.9))
-    assert not prices.learn(plan)
+    assert not latency_model.learn(plan)

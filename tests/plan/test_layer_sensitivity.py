@@ -10,7 +10,7 @@ from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.plan.layer_sensitivity import Alone, refit
+from onnxlowrank.plan.layer_sensitivity import LayerSensitivity, refit
 
 RNG = np.random.default_rng(3)
 ROWS = normal(RNG, 400, 16)
@@ -68,7 +68,7 @@ def test_no_more_is_lost_than_the_next_layer_cannot_take_back():
     chain = truncated(first, 2)
     losses = []
     for rewritten in ([first], [first, second]):
-        alone = Alone(model, [first, second], rewritten, inputs_of(ROWS))
+        alone = LayerSensitivity(model, [first, second], rewritten, inputs_of(ROWS))
         losses += alone.losses(first, [chain])
     (lost, loss), (same, with_next) = losses
     assert lost == same
@@ -95,7 +95,7 @@ def test_a_layer_behind_another_is_judged_from_where_it_stands():
     model = parse(BODY, u=normal(RNG, 16, 32), v=normal(RNG, 32, 8))
     layers = find_layers(model)
     early, late = truncated(layers[0], 2), truncated(layers[1], 4)
-    direct, walked = (Alone(model, layers, layers, inputs_of(ROWS)) for _ in range(2))
+    direct, walked = (LayerSensitivity(model, layers, layers, inputs_of(ROWS)) for _ in range(2))
     (expected,) = direct.losses(layers[1], [late])
     (before,) = walked.losses(layers[0], [early])
     assert walked.losses(layers[1], [late]) == [pytest.approx(expected, rel=1e-4)]
@@ -105,7 +105,7 @@ def test_a_layer_behind_another_is_judged_from_where_it_stands():
 def test_an_offset_is_no_loss():
     model = parse(BODY, u=normal(RNG, 16, 32), v=normal(RNG, 32, 8))
     first, second = find_layers(model)
-    alone = Alone(model, [first, second], [first], inputs_of(ROWS))
+    alone = LayerSensitivity(model, [first, second], [first], inputs_of(ROWS))
     moved = replace(as_chain(first), bias=np.full(32, 5, np.float32))
     ((lost, loss),) = alone.losses(first, [moved])
     assert lost < 1e-9

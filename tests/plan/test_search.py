@@ -10,7 +10,7 @@ from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.plan import search
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.selection import Offer, lost_energy
+from onnxlowrank.plan.selection import Item, lost_energy
 from onnxlowrank.progress import Silent
 
 
@@ -18,17 +18,17 @@ def candidate(layer, method, setting, cost, energy):
     return Candidate(layer, method, setting, cost, 0, energy)
 
 
-def offers(rng, layers, ranks):
+def choices(rng, layers, ranks):
     """Return for every layer "keep" and one candidate a rank, with spectra that fall at different rates."""
     candidates = {}
     for i in range(layers):
         name, cost = f"conv{i}", float(rng.uniform(10, 100))
         energy = np.cumsum(np.exp(-rng.uniform(1, 6) * np.arange(1, ranks + 1) / ranks))
         energy /= energy[-1] * 1.0001
-        offered = [candidate(name, KEEP, (), cost, 1.0)]
+        items = [candidate(name, KEEP, (), cost, 1.0)]
         for rank in range(1, ranks):
-            offered.append(candidate(name, "channel", (rank,), 1.2 * cost * rank / ranks, float(energy[rank - 1])))
-        candidates[name] = [one for one in offered if one.macs <= cost]
+            items.append(candidate(name, "channel", (rank,), 1.2 * cost * rank / ranks, float(energy[rank - 1])))
+        candidates[name] = [one for one in items if one.macs <= cost]
     return candidates
 
 
@@ -36,7 +36,7 @@ class Clock:
     """Milliseconds of a plan: an overhead, and its cost, rounded up to whole steps in every layer."""
 
     def __init__(self, candidates, overhead, stairs):
-        self.dense = {name: max(offered, key=lambda c: c.macs) for name, offered in candidates.items()}
+        self.dense = {name: max(items, key=lambda c: c.macs) for name, items in candidates.items()}
         self.total = sum(one.macs for one in self.dense.values())
         self.overhead, self.stairs = overhead, stairs
         self.measured = []
@@ -56,20 +56,20 @@ class Clock:
         return Latency((self.time(self.dense),) * 7), Latency((self.time(plan),) * 7)
 
 
-class Prices:
+class LatencyModel:
     """The costs, which know neither of the overhead nor of stairs; they may be corrected."""
 
     def __init__(self, candidates, untimed=0):
-        self.candidates = {name: list(offered) for name, offered in candidates.items()}
+        self.candidates = {name: list(items) for name, items in candidates.items()}
         self.rest, self.untimed = 0.0, untimed
-        self.dense = {name: max(one.macs for one in offered) for name, offered in candidates.items()}
+        self.dense = {name: max(one.macs for one in items) for name, items in candidates.items()}
         self.whole = sum(self.dense.values())
         self.factors = dict.fromkeys(candidates, 1.0)
 
-    def offers(self, timed=False):
+    def choices(self, timed=False):
         return {
-            name: [Offer(one, self.cost(one), lost_energy(one)) for one in offered]
-            for name, offered in self.candidates.items()
+            name: [Item(one, self.cost(one), lost_energy(one)) for one in items]
+            for name, items in self.candidates.items()
         }
 
     def learn(self, plan):
@@ -94,23 +94,23 @@ class Network:
 
     original, model, feeds, target = "original", "original", {}, None
 
-    def __init__(self, prices, slow=()):
-        self.prices, self.slow = prices, slow
+    def __init__(self, latency_model, slow=()):
+        self.latency_model, self.slow = latency_model, slow
 
     def outline(self, plan):
         return plan
 
     def layer_times(self, model, plan):
         assert model == self.model
-        return [self.prices.dense, {name: 10 * plan[name].macs for name in self.slow}]
+        return [self.latency_model.dense, {name: 10 * plan[name].macs for name in self.slow}]
 
 
 def run_search(candidates, speedup, overhead=0.0, stairs=0, select=select_by_energy, slow=()):
     clock = Clock(candidates, overhead, stairs)
-    prices = Prices(candidates)
+    latency_model = LatencyModel(candidates)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "measure_afresh", clock.measure)
-        found = search.search_plan(Network(prices, slow), prices, select, speedup, Silent())
+        patch.setattr(search, "measure_in_sessions", clock.measure)
+        found = search.search_plan(Network(latency_model, slow), latency_model, select, speedup, Silent())
     if not slow:
         assert len(clock.measured) <= search.ROUNDS
         settings_measured = [tuple(plan.values()) for plan in clock.measured]
@@ -123,8 +123,8 @@ def run_search(candidates, speedup, overhead=0.0, stairs=0, select=select_by_ene
 def selectable(candidates, clock, select):
     """Return the speed-ups of all plans the selection can make."""
     budgets = np.linspace(0, clock.total, 150)
-    offered = Prices(candidates).offers()
-    plans = {tuple(plan.values()): plan for plan in (select(offered, budget) for budget in budgets)}
+    items = LatencyModel(candidates).choices()
+    plans = {tuple(plan.values()): plan for plan in (select(items, budget) for budget in budgets)}
     return [clock.time(clock.dense) / clock.time(plan) for plan in plans.values()]
 
 
@@ -136,7 +136,7 @@ def selectable(candidates, clock, select):
 def test_reaches_what_can_be_reached_and_no_more(select, speedup, overhead, stairs, seed):
     rng = np.random.default_rng(seed)
     layers, ranks = int(rng.integers(1, 11)), int(rng.integers(4, 40))
-    candidates = offers(rng, layers, ranks)
+    candidates = choices(rng, layers, ranks)
     found, clock = run_search(candidates, speedup, overhead, stairs, select)
     speedups = selectable(candidates, clock, select)
     enough = [value for value in speedups if value >= search.MARGIN * speedup * (1 + 1e-9)]
@@ -154,7 +154,7 @@ def test_reaches_what_can_be_reached_and_no_more(select, speedup, overhead, stai
 @pytest.mark.parametrize("stairs", [0, 8, 32])
 @pytest.mark.parametrize("select", [select_by_energy, select_exactly])
 def test_a_network_of_many_layers_comes_close(select, speedup, overhead, stairs):
-    candidates = offers(np.random.default_rng(4), 13, 32)
+    candidates = choices(np.random.default_rng(4), 13, 32)
     found, _ = run_search(candidates, speedup, overhead, stairs, select)
     assert found.reached
     assert speedup <= found.speedup <= 1.1 * speedup
@@ -171,7 +171,7 @@ def test_nothing_to_rewrite():
 
 def test_plans_slower_than_the_original_are_not_chosen():
     """Cheaper in MACs and slower on the stopwatch, whatever the rank."""
-    candidates = offers(np.random.default_rng(0), 3, 8)
+    candidates = choices(np.random.default_rng(0), 3, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             Clock,
@@ -199,17 +199,17 @@ def test_progress_is_told():
             assert (title, total) == ("plan", search.ROUNDS)
             return done.append
 
-    candidates = offers(np.random.default_rng(1), 3, 16)
-    clock, prices = Clock(candidates, 0.1, 0), Prices(candidates)
+    candidates = choices(np.random.default_rng(1), 3, 16)
+    clock, latency_model = Clock(candidates, 0.1, 0), LatencyModel(candidates)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "measure_afresh", clock.measure)
-        search.search_plan(Network(prices), prices, select_by_energy, 2.0, Counting())
+        patch.setattr(search, "measure_in_sessions", clock.measure)
+        search.search_plan(Network(latency_model), latency_model, select_by_energy, 2.0, Counting())
     assert 0 < sum(done) <= search.ROUNDS
 
 
 def test_chains_slower_than_their_layers_go_back_to_dense():
     """Chains of conv1 look cheap, but take longer than the layer: it is kept, and the others make up for it."""
-    candidates = offers(np.random.default_rng(2), 4, 12)
+    candidates = choices(np.random.default_rng(2), 4, 12)
     fair, _ = run_search(candidates, 1.3)
     assert fair.plan["conv1"].method != KEEP
     found, _ = run_search(candidates, 1.3, slow=["conv1"])
@@ -218,46 +218,46 @@ def test_chains_slower_than_their_layers_go_back_to_dense():
 
 
 def test_settling_times_what_is_chosen_until_nothing_is_new():
-    prices = Prices(offers(np.random.default_rng(3), 2, 6), untimed=3)
-    search.settle(prices, select_by_energy, 0.5 * prices.whole)
-    assert prices.untimed == -1
+    latency_model = LatencyModel(choices(np.random.default_rng(3), 2, 6), untimed=3)
+    search.converge(latency_model, select_by_energy, 0.5 * latency_model.whole)
+    assert latency_model.untimed == -1
 
 
 def test_settling_ends():
     asked = []
 
-    class Restless(Prices):
-        def offers(self, timed=False):
+    class Restless(LatencyModel):
+        def choices(self, timed=False):
             asked.append(timed)
-            return super().offers(timed)
+            return super().choices(timed)
 
-    prices = Restless(offers(np.random.default_rng(3), 2, 6), untimed=1000)
-    search.settle(prices, select_by_energy, 0.5 * prices.whole)
-    assert asked == [False] * search.SETTLING + [True]
+    latency_model = Restless(choices(np.random.default_rng(3), 2, 6), untimed=1000)
+    search.converge(latency_model, select_by_energy, 0.5 * latency_model.whole)
+    assert asked == [False] * search.MOST_SELECTIONS + [True]
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.99, True), (0.9, False)])
 def test_a_chain_has_to_be_faster_by_more_than_noise(monkeypatch, share, kept):
-    candidates = offers(np.random.default_rng(2), 4, 12)
-    clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
-    network = Network(prices)
-    network.layer_times = lambda *models: [prices.dense, {"conv1": share * prices.dense["conv1"]}]
-    monkeypatch.setattr(search, "measure_afresh", clock.measure)
-    found = search.search_plan(network, prices, select_by_energy, 1.3, Silent())
+    candidates = choices(np.random.default_rng(2), 4, 12)
+    clock, latency_model = Clock(candidates, 0.0, 0), LatencyModel(candidates)
+    network = Network(latency_model)
+    network.layer_times = lambda *models: [latency_model.dense, {"conv1": share * latency_model.dense["conv1"]}]
+    monkeypatch.setattr(search, "measure_in_sessions", clock.measure)
+    found = search.search_plan(network, latency_model, select_by_energy, 1.3, Silent())
     assert (found.plan["conv1"].method == KEEP) == kept
 
 
 @pytest.mark.parametrize("pays", [False, True])
 def test_a_layer_whose_chain_is_slower_in_the_end_is_kept(monkeypatch, pays):
     """Unless the stopwatch shows that, without the chain, the network misses the speed-up."""
-    candidates = offers(np.random.default_rng(2), 4, 12)
-    clock, prices = Clock(candidates, 0.0, 0), Prices(candidates)
+    candidates = choices(np.random.default_rng(2), 4, 12)
+    clock, latency_model = Clock(candidates, 0.0, 0), LatencyModel(candidates)
     if not pays:
         time = clock.time
         clock.time = lambda plan: time({**plan, "conv1": clock.dense["conv1"]}) + 0.01 * (plan["conv1"].method != KEEP)
     monkeypatch.setattr(search, "CORRECTIONS", 0)
-    monkeypatch.setattr(search, "measure_afresh", clock.measure)
-    found = search.search_plan(Network(prices, ["conv1"]), prices, select_by_energy, 1.3, Silent())
+    monkeypatch.setattr(search, "measure_in_sessions", clock.measure)
+    found = search.search_plan(Network(latency_model, ["conv1"]), latency_model, select_by_energy, 1.3, Silent())
     assert (found.plan["conv1"].method == KEEP) == (not pays)
     assert {one.method for name, one in found.plan.items() if name != "conv1"} != {KEEP}
     assert found.speedup == pytest.approx(1 / clock.time(found.plan))
@@ -267,17 +267,17 @@ def test_a_layer_whose_chain_is_slower_in_the_end_is_kept(monkeypatch, pays):
 @pytest.mark.parametrize("disturbed", [False, True])
 def test_a_glance_alone_decides_nothing(monkeypatch, disturbed):
     """It flatters plans that are too slow, which seem to be just what was asked for, or makes all plans look slow."""
-    candidates = offers(np.random.default_rng(2), 4, 12)
-    clock, prices, asked = Clock(candidates, 0.1, 0), Prices(candidates), 1.5
+    candidates = choices(np.random.default_rng(2), 4, 12)
+    clock, latency_model, asked = Clock(candidates, 0.1, 0), LatencyModel(candidates), 1.5
     true = clock.time
 
     def measure(models, feeds, target, seconds):
         before, after = true(clock.dense), true(models[1])
-        if seconds < search.LOOK_S:
+        if seconds < search.LONG_S:
             after = 10 * after if disturbed else min(after, before / (asked * search.MARGIN * 1.001))
         return Latency((before,) * 7), Latency((after,) * 7)
 
-    monkeypatch.setattr(search, "measure_afresh", measure)
-    found = search.search_plan(Network(prices), prices, select_by_energy, asked, Silent())
+    monkeypatch.setattr(search, "measure_in_sessions", measure)
+    found = search.search_plan(Network(latency_model), latency_model, select_by_energy, asked, Silent())
     assert found.reached
     assert found.speedup == pytest.approx(true(clock.dense) / true(found.plan))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.models import conv_model, normal, parse
 
-from onnxlowrank.calibrate.capture import Spool
+from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
@@ -19,9 +19,9 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
-from onnxlowrank.plan.candidates import offer
-from onnxlowrank.plan.sensitivity import ENERGIES, Sensitivities
-from onnxlowrank.plan.sensitivity_curve import fit_sensitivity
+from onnxlowrank.plan.candidates import layer_candidates
+from onnxlowrank.plan.sensitivity import ENERGIES, SensitivityLosses
+from onnxlowrank.plan.sensitivity_curve import fit_sensitivity_curve
 from onnxlowrank.progress import Silent
 
 RNG = np.random.default_rng(11)
@@ -44,17 +44,17 @@ def inputs_of(values):
 class Prepared:
     """A network with drafts and offers of its layers."""
 
-    def __init__(self, model, values, methods, spool, held_out):
+    def __init__(self, model, values, methods, store, held_out):
         self.model, self.inputs = model, inputs_of(values)
         self.layers = with_shapes(model, find_layers(model), self.inputs)
         passes = load_passes(methods)
-        suited = {layer.name: {one.name: one for one in passes if layer.op in one.ops} for layer in self.layers}
-        self.about = Calibration(model, self.layers, suited, self.inputs, spool, held_out=held_out)
-        self.drafts = Drafts(suited, collect_statistics(self.about, Silent()))
-        self.offered = {layer.name: offer(layer, self.drafts, {}, 1) for layer in self.layers}
+        applicable = {layer.name: {one.name: one for one in passes if layer.op in one.ops} for layer in self.layers}
+        self.about = Calibration(model, self.layers, applicable, self.inputs, store, held_out=held_out)
+        self.drafts = Drafts(applicable, collect_statistics(self.about, Silent()))
+        self.candidates = {layer.name: layer_candidates(layer, self.drafts, {}, 1) for layer in self.layers}
 
     def measured(self, progress=None):
-        return Sensitivities(self.about, self.drafts, self.offered, progress or Silent())
+        return SensitivityLosses(self.about, self.drafts, self.candidates, progress or Silent())
 
     def change(self, candidate):
         """Return how the outputs change by a candidate's fitted chain."""
@@ -65,8 +65,8 @@ class Prepared:
 
 @contextlib.contextmanager
 def prepared(model, values=ROWS, methods=("fully_connected",), held_out=()):
-    with Spool() as spool:
-        yield Prepared(model, values, methods, spool, held_out)
+    with RowStore() as store:
+        yield Prepared(model, values, methods, store, held_out)
 
 
 def linear():
@@ -79,11 +79,11 @@ def linear():
 def test_a_linear_network():
     """What is lost of the response's variance is lost of the output's."""
     with prepared(linear()) as network:
-        (name,) = network.offered
+        (name,) = network.candidates
         sensitivities = network.measured()
         outputs = (ROWS @ network.layers[0].weight.T).astype(np.float64)
         whole = outputs.var(axis=0).sum() / (outputs**2).sum(axis=1).mean()
-        for candidate in network.offered[name][1:]:
+        for candidate in network.candidates[name][1:]:
             assert sensitivities.of(candidate) == pytest.approx((1 - candidate.energy) * whole, rel=0.05)
         assert sensitivities.of(keep(network.layers[0])) == 0
 
@@ -93,7 +93,7 @@ def test_what_is_scaled_out_is_hardly_sensitive():
         a = MatMul (x, u) b = MatMul (x, v) c = Mul (b, tiny) s = Add (a, c)
         one = Constant <value_ints = [1]> () z = Unsqueeze (s, one) }"""
     with prepared(parse(body, u=matrix(), v=matrix(), tiny=np.float32(1e-3))) as network:
-        large, small = (law.loss(0.1) for law in network.measured().laws.values())
+        large, small = (law.loss(0.1) for law in network.measured().curves.values())
         assert large > 1e-2
         assert small == pytest.approx(1e-6 * large, rel=10)
 
@@ -102,7 +102,7 @@ def test_classes_are_compared_by_their_divergence():
     body = "g (float[N, 16] x) => (float[N, 4] y) { h = MatMul (x, u) r = Relu (h) y = MatMul (r, v) }"
     with prepared(parse(body, u=4 * matrix(), v=matrix(4))) as network:
         (first, _) = network.layers
-        candidate = min(network.offered[first.name][1:], key=lambda one: abs(one.energy - 0.9))
+        candidate = min(network.candidates[first.name][1:], key=lambda one: abs(one.energy - 0.9))
         sensitivities = network.measured()
         sensitivities.refine({first.name: candidate})
         assert 0.4 < sensitivities.of(candidate) / network.change(candidate).divergence < 2.5
@@ -115,7 +115,7 @@ def test_a_network_that_is_sure_of_itself_is_judged_as_one_that_is_less():
     harms = []
     for scale in (300, 3000):
         with prepared(parse(body, u=u, v=np.float32(scale) * v)) as network:
-            harms.append(np.concatenate([law.harm for law in network.measured().laws.values()]))
+            harms.append(np.concatenate([law.harm for law in network.measured().curves.values()]))
     np.testing.assert_allclose(harms[1] - harms[0], 2 * np.log(10), atol=0.05)
 
 
@@ -124,8 +124,8 @@ def test_every_output_of_real_numbers_counts():
         m = MatMul (x, w) zero = Constant <value_ints = [0]> () y = Unsqueeze (m, zero) z = Mul (m, m)
         k = ArgMax <axis = 1, keepdims = 0> (m) }"""
     with prepared(parse(body, w=matrix())) as network:
-        (offered,) = network.offered.values()
-        candidate = min(offered[1:], key=lambda one: abs(one.energy - 0.9))
+        (candidates,) = network.candidates.values()
+        candidate = min(candidates[1:], key=lambda one: abs(one.energy - 0.9))
         sensitivities = network.measured()
         assert sensitivities.of(candidate) == pytest.approx(network.change(candidate).relative_error ** 2, rel=0.25)
 
@@ -135,8 +135,8 @@ def test_drafts_stand_for_what_the_fit_makes_of_them():
     model = conv_model(normal(RNG, 16, 16, 3, 3), normal(RNG, 16), pads=[1, 1, 1, 1])
     with prepared(model, IMAGES, ["channel", "spatial", "cp"]) as network:
         sensitivities = network.measured()
-        (offered,) = network.offered.values()
-        near = [one for one in offered if one.method != KEEP and 0.85 < one.energy < 0.97]
+        (candidates,) = network.candidates.values()
+        near = [one for one in candidates if one.method != KEEP and 0.85 < one.energy < 0.97]
         assert near
         for candidate in near[:: max(len(near) // 4, 1)]:
             assert 0.4 < sensitivities.of(candidate) / network.change(candidate).relative_error ** 2 < 2.5
@@ -145,15 +145,15 @@ def test_drafts_stand_for_what_the_fit_makes_of_them():
 def test_the_mean_of_a_response_is_restored():
     """As the fit does; so the bias of a draft does not matter."""
     with prepared(cliff()) as network:
-        (name,) = network.offered
-        before, draft = network.measured().laws[name], network.drafts.of
+        (name,) = network.candidates
+        before, draft = network.measured().curves[name], network.drafts.of
 
         def shifted(layer, candidate):
             made = draft(layer, candidate)
             return replace(made, chain=replace(made.chain, bias=made.chain.bias + np.float32(3)))
 
         network.drafts.of = shifted
-        after = network.measured().laws[name]
+        after = network.measured().curves[name]
         np.testing.assert_allclose(after.harm, before.harm, atol=0.01)
 
 
@@ -164,22 +164,22 @@ def cliff():
     return parse(body, w=matrix(), low=np.float32(0.8))
 
 
-def finest(offered):
+def finest(candidates):
     """Return the candidate that loses least, but not as good as nothing."""
-    return max((one for one in offered if one.energy < 0.9998), key=lambda one: one.energy)
+    return max((one for one in candidates if one.energy < 0.9998), key=lambda one: one.energy)
 
 
 def test_what_a_plan_chooses_is_measured_where_nothing_was():
     with prepared(cliff()) as network:
-        ((name, offered),) = network.offered.items()
+        ((name, candidates),) = network.candidates.items()
         sensitivities = network.measured()
-        chosen = finest(offered)
-        known = sensitivities.laws[name].lost
+        chosen = finest(candidates)
+        known = sensitivities.curves[name].lost
         assert np.log(1 - chosen.energy) < known.min() - np.log(2)
         assert list(sensitivities.refine({name: chosen})) == [name]
-        assert len(sensitivities.laws[name].lost) == len(known) + 1
+        assert len(sensitivities.curves[name].lost) == len(known) + 1
         lost = 1 - chosen.energy
-        assert np.exp(sensitivities.laws[name].lost[0]) == pytest.approx(lost, rel=0.05)
+        assert np.exp(sensitivities.curves[name].lost[0]) == pytest.approx(lost, rel=0.05)
         assert not sensitivities.refine({name: chosen}), "it is measured once"
         assert not sensitivities.refine({name: keep(network.layers[0])})
 
@@ -187,18 +187,18 @@ def test_what_a_plan_chooses_is_measured_where_nothing_was():
 def test_what_a_draft_loses_in_truth_counts():
     """A pass that promises to lose a tenth of what it does is found out, and its other settings with it."""
     with prepared(parse("g (float[N, 16] x) => (float[N, 16] y) { y = MatMul (x, w) }", w=matrix())) as network:
-        ((name, offered),) = network.offered.items()
+        ((name, candidates),) = network.candidates.items()
         honest = network.measured()
         boasting = [
             one
             if one.method == KEEP
             else Candidate(name, one.method, one.setting, one.macs, one.parameters, 1 - 0.1 * (1 - one.energy))
-            for one in offered
+            for one in candidates
         ]
         network.drafts.lost = lambda layer, candidate: 10 * (1 - candidate.energy)
-        network.offered = {name: boasting}
+        network.candidates = {name: boasting}
         found_out = network.measured()
-        for one, other in zip(offered[1:], boasting[1:], strict=True):
+        for one, other in zip(candidates[1:], boasting[1:], strict=True):
             if other.energy > 0.9998:
                 continue  # as good as nothing is lost
             found_out.refine({name: other})
@@ -217,14 +217,14 @@ def test_what_is_lost_is_judged_on_inputs_that_drafts_have_not_seen():
     """What that does to the outputs, on all."""
     held = list(range(0, 30, 3))
     with prepared(linear(), held_out=held) as network:
-        ((name, offered),) = network.offered.items()
+        ((name, candidates),) = network.candidates.items()
         (layer,) = network.layers
         outputs = (ROWS @ layer.weight.T).astype(np.float64)
         seen = np.delete(outputs, held, axis=0)
         np.testing.assert_allclose(network.drafts.statistics[name].moments[RESPONSE].mean, seen.mean(axis=0), rtol=1e-4)
-        assert len(network.about.spool.read(name)) == len(ROWS), "fits see all"
-        candidate = min(offered[1:], key=lambda one: abs(one.energy - 0.9))
-        network.offered = {name: [keep(layer), candidate]}
+        assert len(network.about.preactivations.read(name)) == len(ROWS), "fits see all"
+        candidate = min(candidates[1:], key=lambda one: abs(one.energy - 0.9))
+        network.candidates = {name: [keep(layer), candidate]}
         kernel = network.drafts.of(layer, candidate).chain.dense_kernel().reshape(layer.weight.shape)
         unseen = (ROWS @ kernel.T - outputs)[held].var(axis=0).sum() / outputs[held].var(axis=0).sum()
         harm = outputs.var(axis=0).sum() / (outputs**2).sum(axis=1).mean()
@@ -234,12 +234,12 @@ def test_what_is_lost_is_judged_on_inputs_that_drafts_have_not_seen():
 def test_a_layer_without_a_choice_is_not_measured():
     model = parse("g (float[N, 16] x) => (float[N, 16] y) { y = MatMul (x, w) }", w=matrix())
     with prepared(model) as network:
-        ((name, offered),) = network.offered.items()
-        network.offered = {name: [offered[1]]}
+        ((name, candidates),) = network.candidates.items()
+        network.candidates = {name: [candidates[1]]}
         sensitivities = network.measured()
-        assert sensitivities.laws == {}
-        assert sensitivities.of(offered[1]) == 0
-        assert not sensitivities.refine({name: offered[1]})
+        assert sensitivities.curves == {}
+        assert sensitivities.of(candidates[1]) == 0
+        assert not sensitivities.refine({name: candidates[1]})
 
 
 LOST = tuple(1 - energy for energy in ENERGIES)
@@ -247,7 +247,7 @@ LOST = tuple(1 - energy for energy in ENERGIES)
 
 @pytest.mark.parametrize(("scale", "exponent"), [(3.0, 1.1), (1e-4, 1.4)])
 def test_power_laws_are_found(scale, exponent):
-    found = fit_sensitivity(LOST, [scale * lost**exponent for lost in LOST])
+    found = fit_sensitivity_curve(LOST, [scale * lost**exponent for lost in LOST])
     for lost in (0.5, 0.1, 0.05, 0.02, 1e-4):
         assert found.loss(lost) == pytest.approx(scale * lost**exponent)
     assert found.loss(0.0) == 0
@@ -255,29 +255,29 @@ def test_power_laws_are_found(scale, exponent):
 
 def test_measurements_are_met_and_losses_grow():
     lost, losses = (0.1, 0.001, 0.02), (3.0, 1e-4, 0.05)
-    found = fit_sensitivity(lost, losses)
+    found = fit_sensitivity_curve(lost, losses)
     assert [found.loss(one) for one in lost] == pytest.approx(losses)
     assert (np.diff([found.loss(one) for one in np.linspace(0, 0.5, 50).tolist()]) > 0).all()
 
 
 def test_harm_that_seems_to_shrink_is_levelled():
-    found = fit_sensitivity((0.01, 0.1), (0.04, 0.1))
+    found = fit_sensitivity_curve((0.01, 0.1), (0.04, 0.1))
     assert [found.loss(0.01), found.loss(0.1)] == pytest.approx([0.02, 0.2])
 
 
 def test_beyond_the_measurements_harm_grows_within_reason():
-    found = fit_sensitivity((0.02, 0.1), (1e-5, 1.0))
+    found = fit_sensitivity_curve((0.02, 0.1), (1e-5, 1.0))
     assert found.loss(0.4) == pytest.approx(4**1.5)
     assert found.loss(0.005) == pytest.approx(1e-5 / 4**1.5)
 
 
 def test_a_single_measurement_is_in_proportion():
-    assert fit_sensitivity((0.1,), (0.2,)).loss(0.05) == pytest.approx(0.1)
+    assert fit_sensitivity_curve((0.1,), (0.2,)).loss(0.05) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("losses", [(0, 0), (-1e-9, 0), (float("nan"), 0.1), (float("inf"), float("inf"))])
 def test_losses_are_positive_and_finite_whatever_was_measured(losses):
-    assert 0 < fit_sensitivity(LOST, losses).loss(0.1) < np.inf
+    assert 0 < fit_sensitivity_curve(LOST, losses).loss(0.1) < np.inf
 
 
 def test_progress_ends_at_its_total():
@@ -295,8 +295,8 @@ def test_progress_ends_at_its_total():
         sensitivities = network.measured(progress)
         assert progress.left == 0
         progress.left = None
-        ((name, offered),) = network.offered.items()
-        assert sensitivities.refine({name: finest(offered)})
+        ((name, candidates),) = network.candidates.items()
+        assert sensitivities.refine({name: finest(candidates)})
         assert progress.left == 0
 
 
@@ -307,9 +307,9 @@ def test_layers_are_drawn_towards_the_usual_one():
         one = Constant <value_ints = [1]> () z = Unsqueeze (s, one) }"""
     with prepared(parse(body, u=matrix(), v=matrix(), tenth=np.float32(0.1))) as network:
         sensitivities = network.measured()
-        large, small = (law.loss(0.1) for law in sensitivities.laws.values())
+        large, small = (law.loss(0.1) for law in sensitivities.curves.values())
         of_large, of_small = (
-            sensitivities.of(Candidate(name, "other", (1,), 1, 1, energy=0.9)) for name in sensitivities.laws
+            sensitivities.of(Candidate(name, "other", (1,), 1, 1, energy=0.9)) for name in sensitivities.curves
         )
         assert of_large / of_small == pytest.approx((large / small) ** 0.75)
         assert of_large * of_small == pytest.approx(large * small, rel=0.2)

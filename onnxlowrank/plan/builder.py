@@ -1,0 +1,78 @@
+"""From a plan to a network: fitted, rewritten and timed side by side with the original."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxlowrank.fit.fitter import Fitter
+from onnxlowrank.graph.chain import Chain
+from onnxlowrank.measure.interleaved import measure_in_sessions
+from onnxlowrank.measure.latency import Latency, median_speedup
+from onnxlowrank.passes.base import Candidate, Plan
+from onnxlowrank.plan.network import Network, rewrite_and_fold
+from onnxlowrank.plan.selection import Losses, Select
+from onnxlowrank.progress import Progress
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkBuilder:
+    """All that it takes to make a network.
+
+    Attributes:
+        network: What is rewritten, and where it is timed.
+        candidates: Of its layers.
+        losses: What candidates take from the network.
+        select: Makes plans.
+        fitter: Fits them.
+        progress: Told how far the work is.
+    """
+
+    network: Network
+    candidates: Mapping[str, Sequence[Candidate]]
+    losses: Losses
+    select: Select
+    fitter: Fitter
+    progress: Progress
+
+    def build(self, plan: Plan, predicted: float | None = None) -> FittedNetwork:
+        """Return the network of a plan, fitted and timed side by side with the original."""
+        network = self.network
+        chains = self.fitter.fit(plan, self.progress)
+        model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
+        advance = self.progress.stage("measure", 1.0)
+        before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
+        advance(1.0)
+        _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
+        return FittedNetwork(plan, chains, model, before, after, predicted)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedNetwork:
+    """A network that was made.
+
+    Attributes:
+        plan: Its plan.
+        chains: What its layers became.
+        model: The network.
+        before: Times of the original network.
+        after: Its times, taken in turns with these.
+        predicted: The speed-up that the latency model promises, if there is one.
+    """
+
+    plan: Plan
+    chains: Mapping[str, Chain]
+    model: onnx.ModelProto
+    before: Latency
+    after: Latency
+    predicted: float | None
+
+    @property
+    def speedup(self) -> float:
+        """Time before / time after."""
+        return median_speedup(self.before, self.after)
