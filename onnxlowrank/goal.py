@@ -14,6 +14,8 @@ SPEEDUP, LATENCY, MAX_DROP = "speedup", "latency", "max_drop"
 CONV_MACS, MAX_MACS, MAX_SIZE = "conv_macs", "max_macs", "max_size"
 COUNTED = (CONV_MACS, MAX_MACS, MAX_SIZE)
 """The goals that are counted, not measured."""
+TOO_FAST = 1.1
+"""Networks faster than this times what was asked for gave away accuracy."""
 
 
 @dataclass(frozen=True)

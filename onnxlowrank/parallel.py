@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+import joblib
 from threadpoolctl import threadpool_limits
 
 One = TypeVar("One")
@@ -23,9 +23,17 @@ def one_blas_thread() -> AbstractContextManager[object]:
     return limits
 
 
+def available_cores() -> int:
+    """Return how many cores this process may keep busy, by its affinity and the quota of its container.
+
+    joblib tells; the environment variable LOKY_MAX_CPU_COUNT lowers it.
+    """
+    return int(joblib.cpu_count())
+
+
 def in_parallel(work: Callable[[One], Result], items: Sequence[One]) -> Iterator[Result]:
     """Yield ``work(item)`` of every item, in their order; an exception ends it, and what has not begun is dropped."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(available_cores())
     try:
         yield from pool.map(work, items)
     finally:

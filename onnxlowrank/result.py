@@ -11,14 +11,13 @@ from typing import Any
 import onnx
 
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
+from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
 from onnxlowrank.plan.builder import FittedNetwork
-from onnxlowrank.plan.goals import TOO_FAST
 from onnxlowrank.plan.network import Network
 
 SCHEMA = 3

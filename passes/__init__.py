@@ -1,4 +1,8 @@
-"""One file per published method; third parties register theirs in the entry-point group ``onnxlowrank.passes``."""
+"""One file a published method: its algebra, its subgraph, its costs; :mod:`.base` says what all of them offer.
+
+Third parties register theirs in the entry-point group ``onnxlowrank.passes``. A pass may know
+:mod:`onnxlowrank.decompose` and the layers and chains of :mod:`onnxlowrank.graph`, never ONNX itself.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Work in threads: in order, all of it or an exception, BLAS held to one thread meanwhile."""
 
+import os
 import threading
 import time
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from onnxlowrank.parallel import in_parallel, one_blas_thread
+from onnxlowrank.measure.sessions import all_threads
+from onnxlowrank.parallel import available_cores, in_parallel, one_blas_thread
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -44,3 +46,14 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_after():
     with one_blas_thread():
         assert set(threads()) == {1}
     assert threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_cores_are_those_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_cores() == all_threads().threads == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert 1 <= available_cores() <= len(allowed)

@@ -8,27 +8,8 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import app, bars
-from onnxlowrank.cli.options import (
-    AsJson,
-    AsMarkdown,
-    Channels,
-    Crop,
-    Html,
-    Layout,
-    Mean,
-    Preset,
-    Resize,
-    Scale,
-    Seed,
-    Shape,
-    Std,
-    Verbose,
-    check_form,
-    preprocess_of,
-    show,
-    start_log,
-    this_command,
-)
+from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
+from onnxlowrank.cli.options import Seed, Shape, this_command
 from onnxlowrank.cli.parsing import counts, names, shape
 from onnxlowrank.report.compare import comparison_report
 from onnxlowrank.studies.compare import compare as run
@@ -46,10 +27,12 @@ the labels (None without): it returns a number.
 
 
 @app.command(epilog=EXAMPLE)
+@with_groups
 def compare(
     models: Annotated[
         list[Path], typer.Argument(help="ONNX files; the first is what the others are compared with.", readable=False)
     ],
+    *,
     inputs: Annotated[
         str | None,
         typer.Option(
@@ -64,29 +47,18 @@ def compare(
     threads: Annotated[str, typer.Option(help="Numbers of threads, e.g. 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Samples an input, e.g. 1,8; the first input's own by default.")] = "",
     seconds: Annotated[float, typer.Option(help="About how long to measure every condition.")] = 10.0,
-    preprocess: Preset = "imagenet",
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    layout: Layout = None,
-    channels: Channels = None,
+    images: ImageOptions,
     seed: Seed = 0,
-    as_json: AsJson = False,
-    as_markdown: AsMarkdown = False,
-    html: Html = None,
-    verbose: Verbose = False,
+    output: ReportOptions,
 ) -> None:
     """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
-    start_log(verbose)
-    check_form(as_json, as_markdown, html, *models)
-    with bars(verbose) as progress:
+    output.begin(models)
+    with bars(output.verbose) as progress:
         found = run(
             models,
             inputs=inputs,
             shapes=dict(shape(text) for text in shape_ or ()),
-            preprocess=preprocess_of(preprocess, mean, std, scale, resize, crop, layout, channels),
+            preprocess=images.read(),
             metric=metric,
             providers=names(provider),
             threads=counts("--threads", threads),
@@ -95,4 +67,4 @@ def compare(
             seed=seed,
             progress=progress,
         )
-    show(comparison_report(found, this_command()), found.to_dict(), as_json, as_markdown, html)
+    output.show(comparison_report(found, this_command()), found.to_dict())

@@ -10,24 +10,8 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import NOT_REACHED, app, bars, console
-from onnxlowrank.cli.options import (
-    Calibration,
-    Channels,
-    Crop,
-    Html,
-    Layout,
-    Mean,
-    Passes,
-    Preset,
-    Provider,
-    Resize,
-    Scale,
-    Std,
-    Verbose,
-    preprocess_of,
-    start_log,
-    this_command,
-)
+from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
+from onnxlowrank.cli.options import Calibration, Passes, Provider, this_command
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, names, quantity
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
@@ -48,9 +32,11 @@ Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2
 
 
 @app.command(epilog=EXAMPLE)
+@with_groups
 def optimize(
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
+    *,
     speedup: Annotated[
         float | None, typer.Option(help="How many times faster it is to become; 2 if no other goal is given.")
     ] = None,
@@ -78,14 +64,7 @@ def optimize(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
     ] = None,
-    preprocess: Preset = "imagenet",
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    layout: Layout = None,
-    channels: Channels = None,
+    images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
     passes: Passes = None,
@@ -134,7 +113,7 @@ def optimize(
             other = taken.setdefault(os.path.realpath(path), option)
             if other != option:
                 raise OptionError(f"{option} {path} is what {other} names too; choose another path")
-    how = preprocess_of(preprocess, mean, std, scale, resize, crop, layout, channels)
+    how = images.read()
     with bars(verbose) as progress:
         result = run(
             model,

@@ -8,21 +8,9 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import app
-from onnxlowrank.cli.options import (
-    AsJson,
-    AsMarkdown,
-    Html,
-    Preset,
-    Provider,
-    Shape,
-    Verbose,
-    check_form,
-    show,
-    start_log,
-    this_command,
-)
+from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
+from onnxlowrank.cli.options import Provider, Shape, this_command
 from onnxlowrank.cli.parsing import shape
-from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.report.profile import profile_report
 from onnxlowrank.studies.profile import profile as run
 
@@ -35,8 +23,10 @@ Example:
 
 
 @app.command(epilog=EXAMPLE)
+@with_groups
 def profile(
     model: Annotated[Path, typer.Argument(help="The network, an ONNX file.", metavar="MODEL", readable=False)],
+    *,
     inputs: Annotated[
         str | None,
         typer.Option(help="Inputs, as for optimize --calibration; a random one by default.", metavar="PATH"),
@@ -45,22 +35,18 @@ def profile(
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
     seconds: Annotated[float, typer.Option(help="About how long to run the network.")] = 5.0,
-    preprocess: Preset = "imagenet",
-    as_json: AsJson = False,
-    as_markdown: AsMarkdown = False,
-    html: Html = None,
-    verbose: Verbose = False,
+    images: ImageOptions,
+    output: ReportOptions,
 ) -> None:
     """Show where a network spends its time, by its own names of nodes, and how much of it is arithmetic."""
-    start_log(verbose)
-    check_form(as_json, as_markdown, html, model)
+    output.begin([model])
     found = run(
         model,
         inputs=inputs,
         shapes=dict(shape(text) for text in shape_ or ()),
-        preprocess=preprocess_from_options(preprocess),
+        preprocess=images.read(),
         provider=provider,
         threads=threads,
         seconds=seconds,
     )
-    show(profile_report(found, this_command()), found.to_dict(), as_json, as_markdown, html)
+    output.show(profile_report(found, this_command()), found.to_dict())

@@ -8,29 +8,8 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import app, bars
-from onnxlowrank.cli.options import (
-    AsJson,
-    AsMarkdown,
-    Calibration,
-    Channels,
-    Crop,
-    Html,
-    Layout,
-    Mean,
-    Passes,
-    Preset,
-    Provider,
-    Resize,
-    Scale,
-    Seed,
-    Std,
-    Verbose,
-    check_form,
-    preprocess_of,
-    show,
-    start_log,
-    this_command,
-)
+from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
+from onnxlowrank.cli.options import Calibration, Passes, Provider, Seed, this_command
 from onnxlowrank.cli.parsing import names, numbers
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import sweep as run
@@ -47,8 +26,10 @@ Interrupted, it goes on where it stopped when it is run again.
 
 
 @app.command(epilog=EXAMPLE)
+@with_groups
 def sweep(
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
+    *,
     folder: Annotated[
         Path, typer.Option(help="Keeps the networks and their reports.", metavar="PATH", readable=False)
     ] = Path("sweep"),
@@ -63,31 +44,20 @@ def sweep(
     jobs: Annotated[
         int, typer.Option(help="Processes that share the points; several need cores of their own to measure well.")
     ] = 1,
-    preprocess: Preset = "imagenet",
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    layout: Layout = None,
-    channels: Channels = None,
+    images: ImageOptions,
     seed: Seed = 0,
-    as_json: AsJson = False,
-    as_markdown: AsMarkdown = False,
-    html: Html = None,
-    verbose: Verbose = False,
+    output: ReportOptions,
 ) -> None:
     """Optimise to several speed-ups: accuracy against measured speed-up, as a table and a curve."""
-    start_log(verbose)
-    check_form(as_json, as_markdown, html, model)
-    with bars(verbose) as progress:
+    output.begin([model])
+    with bars(output.verbose) as progress:
         found = run(
             model,
             folder,
             speedups=numbers("--speedup", speedup) or (),
             calibration=calibration,
             evaluate=evaluate,
-            preprocess=preprocess_of(preprocess, mean, std, scale, resize, crop, layout, channels),
+            preprocess=images.read(),
             provider=provider,
             threads=threads,
             passes=None if passes is None else names(passes),
@@ -95,4 +65,4 @@ def sweep(
             jobs=jobs,
             progress=progress,
         )
-    show(sweep_report(found, this_command()), found.to_dict(), as_json, as_markdown, html)
+    output.show(sweep_report(found, this_command()), found.to_dict())

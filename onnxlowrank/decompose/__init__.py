@@ -1,1 +1,4 @@
-"""Decompositions and their solvers: numbers in, numbers out; NumPy and SciPy only."""
+"""Decompositions and their solvers: arrays in, factors out.
+
+NumPy and SciPy only; nothing here has heard of ONNX. Each file names the paper and the equations it solves.
+"""

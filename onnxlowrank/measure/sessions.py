@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxlowrank.errors import InputDataError, ModelError, OptionError, ProviderError
+from onnxlowrank.parallel import available_cores
 
 ort.set_default_logger_severity(4)  # what is an error also raises one
 ort.disable_telemetry_events()  # nothing reaches the network
@@ -77,8 +77,8 @@ class Target:
 
 
 def all_threads() -> Target:
-    """Return the CPU with as many threads as there are cores: for calibration, where only throughput counts."""
-    return Target(threads=os.cpu_count() or 1)
+    """Return the CPU with as many threads as there are cores to use: for calibration, where only throughput counts."""
+    return Target(threads=available_cores())
 
 
 def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | None = None) -> ort.InferenceSession:

@@ -6,7 +6,7 @@ import math
 
 from onnxlowrank.errors import ModelError
 from onnxlowrank.evaluate.agreement import compare_outputs
-from onnxlowrank.goal import CONV_MACS, DEFAULT_SPEEDUP, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, Goal
+from onnxlowrank.goal import CONV_MACS, DEFAULT_SPEEDUP, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
@@ -18,8 +18,6 @@ from onnxlowrank.plan.search import search_plan
 
 _FITS = 3
 """How often a plan is fitted, should the network turn out slower than its outline."""
-TOO_FAST = 1.1
-"""Networks faster than this times what was asked for gave away accuracy, and are planned anew."""
 _DROP_FITS = 6
 """How many networks are fitted in search of the fastest one within a drop of accuracy."""
 _NEAR = 1.1
