@@ -1,4 +1,4 @@
-"""What every pass offers: which layers it suits, its settings with their cost, and the fit of one of them.
+"""What every pass has to say: which layers it suits, its settings with their cost, and the fit of one of them.
 
 The pipeline asks in this order, and never more than it needs:
 

@@ -157,7 +157,7 @@ def analyze(
         stacked = stacked_inputs(original, inputs)
         about = Calibration(normalised, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
         drafts = Drafts(applicable, collect_statistics(about, progress))
-        advance = progress.stage("offers", len(layers))
+        advance = progress.stage("candidates", len(layers))
         candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
         found = tuple(
             _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], store)
@@ -200,11 +200,11 @@ def _analysed(
 
 
 def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
-    offers = choices_of(candidates, lambda candidate: candidate.macs, EnergyLosses())
+    choices = choices_of(candidates, lambda candidate: candidate.macs, EnergyLosses())
     total = sum(layer.macs for layer in layers)
     best = None
     for speedup in _SPEEDUPS:
-        plan = select_exactly(offers, total / speedup)
+        plan = select_exactly(choices, total / speedup)
         reached = sum(candidate.macs for candidate in plan.values()) <= total / speedup
         if reached and min(candidate.energy for candidate in plan.values()) >= _ENOUGH:
             best = speedup

@@ -63,7 +63,7 @@ def sweep(
 
     Every finished point is a network and its report in ``folder``; the report is written last. A sweep that was
     interrupted, however hard, goes on where it stopped. Points share what does not depend on the speed-up:
-    statistics, offers, sensitivities, measured times.
+    statistics, candidates, sensitivities, measured times.
 
     Args:
         model: ONNX file.
