@@ -20,7 +20,7 @@ from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
 from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.network import Network
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def result_of(
 
 def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreement) -> list[str]:
     """Return what the user should hear when times are uncertain, the goal is overshot, or the outputs changed much."""
-    top1, error = agreement.top1_agreement, agreement.relative_error
+    top1, error = agreement.top1_agreement, agreement.relative_error or 0.0
     warnings = []
     if goal.kind == SPEEDUP and speedup > TOO_FAST * goal.value:
         warnings.append(
@@ -198,6 +198,10 @@ def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreem
             f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
             "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
             "a better plan"
+        )
+    if agreement.not_compared:
+        warnings.append(
+            f"the outputs were not compared: {agreement.not_compared}; look at what they are worth yourself"
         )
     if error > 0.3 if top1 is None else top1 < 0.9:
         warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")

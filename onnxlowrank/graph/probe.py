@@ -90,6 +90,14 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     )
 
 
+def with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
+    graph = model.graph
+    described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
+    outputs = [described.get(name, ValueInfoProto(name=name)) for name in tensors]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
+
+
 def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     """Return a copy of ``model`` whose outputs are exactly ``tensors``, without the nodes these do not need.
 

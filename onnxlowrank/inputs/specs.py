@@ -25,11 +25,13 @@ class InputSpec:
         name: Name of the graph input.
         shape: Its dimensions, batch included; None for a dynamic one.
         dtype: The NumPy type to feed.
+        symbols: The names of its dynamic dimensions, where they have some; equal ones have equal sizes.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    symbols: tuple[str | None, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -62,7 +64,8 @@ def _spec(value: onnx.ValueInfoProto) -> InputSpec:
         raise ModelError(f"graph input '{value.name}' declares no shape: give it one, symbolic dimensions included.")
     # Exporters write a dynamic dimension as a symbol, as nothing, or as -1 or 0.
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-    return InputSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    symbols = tuple(dim.dim_param or None for dim in tensor.shape.dim)
+    return InputSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), symbols)
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

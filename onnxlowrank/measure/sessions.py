@@ -124,8 +124,12 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
 
 
 @contextlib.contextmanager
-def running(feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[None]:
+def running(feeds: Mapping[str, NDArray[np.generic]], synthetic: bool = False) -> Iterator[None]:
     """Explain what onnxruntime raises inside: by the time networks run they are known to load, so the inputs matter.
+
+    Args:
+        feeds: What the network is run on.
+        synthetic: Whether that was made up.
 
     Raises:
         InputDataError: In place of any other exception.
@@ -134,8 +138,9 @@ def running(feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[None]:
         yield
     except Exception as error:  # as in open_session
         given = ", ".join(f"'{name}' {list(value.shape)}" for name, value in feeds.items())
+        advice = "this was made up: give --calibration, or --shape" if synthetic else "give inputs that it takes"
         raise InputDataError(
-            f"onnxruntime cannot run the network on the input {given} ({_one_line(error)}); give inputs that it takes"
+            f"onnxruntime cannot run the network on the input {given} ({_one_line(error)}); {advice}"
         ) from error
 
 

@@ -15,15 +15,16 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.evaluate.classes import class_scores, confidence, divergence
+from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
+from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes
+from onnxlowrank.graph.probe import Probe, add_probes, with_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
@@ -31,9 +32,6 @@ from onnxlowrank.measure.sessions import all_threads, open_session, running
 
 Outputs = list[NDArray[np.generic]]
 
-_CONFIDENCE = 0.8
-"""Mean probability of the most probable class above which the temperature is raised."""
-_HOTTEST = 1e3
 _MOST_REFITTED = 8
 """Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
 _PROBE = "::onnxlowrank::response"
@@ -42,15 +40,19 @@ _TINY = 1e-30
 
 
 class LayerSensitivity:
-    """A network and its outputs, with which those of approximations of single layers are compared.
+    """A network, and what its outputs are judged by, with which those of approximations of single layers are compared.
 
-    The loss is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the
-    squared relative error of all outputs. On images a network was trained with it is so sure of its classes that only a
-    few would count: the divergence is taken at a temperature at which it is less sure.
+    :class:`~onnxlowrank.evaluate.objective.Objective` says what is lost. Of a layer that nothing judged depends on, say
+    one behind a choice of regions, that is the share of its own response's variance.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, layers: Sequence[Layer], rewritten: Sequence[Layer], inputs: Inputs
+        self,
+        model: onnx.ModelProto,
+        layers: Sequence[Layer],
+        rewritten: Sequence[Layer],
+        inputs: Inputs,
+        measures: Sequence[Measure],
     ) -> None:
         """Run the network.
 
@@ -59,11 +61,13 @@ class LayerSensitivity:
             layers: Of that model.
             rewritten: Those of them that may be rewritten, so that they can take back errors.
             inputs: To measure losses on.
+            measures: How its outputs are measured.
         """
-        self._model, self._layers, self._inputs = model, layers, inputs
+        judged = [one.tensor for one in measures]
+        self._judging = depends_on(model, set(judged))
+        self._model, self._layers, self._inputs = with_outputs(model, judged), layers, inputs
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
-        self._outputs = _run(model, inputs)
-        self._temperature = _temperature(self._outputs)
+        self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
         self._depth, self._prefix_cache = 0, PrefixCache(inputs, _SEED)
 
@@ -89,7 +93,9 @@ class LayerSensitivity:
         changed = self._responses(chains, following) if following else {}
         chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
-        return float(lost), _change(self._outputs, _run(*self._with(chains)), self._temperature)
+        if layer.output not in self._judging:
+            return float(lost), float(lost)
+        return float(lost), self._objective.loss(_run(*self._with(chains)))
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
@@ -143,27 +149,3 @@ def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
         with running(feeds):
             outputs.append(session.run(None, {name: value for name, value in feeds.items() if name in wanted}))
     return outputs
-
-
-def _temperature(outputs: Sequence[Outputs]) -> float:
-    """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
-    scores = class_scores([one[0] for one in outputs])
-    if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
-        return 1.0
-    return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
-
-
-def _change(before: Sequence[Outputs], after: Sequence[Outputs], temperature: float) -> float:
-    """Return the divergence of the classes, or the squared relative error of all outputs that are real numbers."""
-    one, other = (class_scores([output[0] for output in outputs]) for outputs in (before, after))
-    if one is not None and other is not None:
-        return temperature**2 * divergence(one, other, temperature)
-    difference = norm = 0.0
-    for pair in zip(before, after, strict=True):
-        for output, changed in zip(*pair, strict=True):
-            if isinstance(output, np.ndarray) and output.dtype.kind == "f":
-                known = np.isfinite(output)
-                values = output[known].astype(np.float64)
-                difference += float(((changed[known].astype(np.float64) - values) ** 2).sum())
-                norm += float((values**2).sum())
-    return difference / norm if norm else 0.0

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
 
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
+from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
+from onnxlowrank.graph.probe import with_outputs
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
 from onnxlowrank.measure.node_times import profile, profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
+from onnxlowrank.progress import Advance
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,8 @@ class Network:
         lowering: Chooses how chains are written.
         feeds: One input, for timing.
         target: Where it is timed.
+        measures: How its outputs are measured.
+        metric: A figure of merit, or None.
     """
 
     original: onnx.ModelProto
@@ -41,6 +49,30 @@ class Network:
     lowering: ChooseLowering
     feeds: Feeds
     target: Target
+    measures: Sequence[Measure] = ()
+    metric: str | FigureOfMerit | None = None
+
+    def compare(
+        self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
+    ) -> Agreement:
+        """Return how far the outputs of a rewritten network are from those of the original.
+
+        Args:
+            model: The network as it is written.
+            chains: What its layers became.
+            inputs: Sample inputs.
+            advance: Told of every feed.
+        """
+        outputs = {output.name for output in self.original.graph.output}
+        tensors = [one.tensor for one in self.measures if one.tensor not in outputs]
+        inside = None
+        if tensors:
+            exposed = with_outputs(self.model, tensors)
+            inside = exposed, rewrite_and_fold(exposed, self.layers, chains)
+        found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
+        if self.metric is None:
+            return found
+        return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
