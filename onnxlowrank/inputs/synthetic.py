@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, OptionError
+from onnxlowrank.errors import InputDataError, OptionError, UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import ImageGeometry, Preprocess, apply, image_geometry
 from onnxlowrank.inputs.specs import Feeds, InputSpec
@@ -47,10 +47,10 @@ def synthetic_inputs(specs: Sequence[InputSpec], preprocess: Preprocess, count: 
     if seed < 0:
         raise OptionError(f"seed must be at least 0, not {seed}.")
     if not specs:
-        raise InputDataError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
+        raise UnfitInputsError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
     for spec in specs:
         if spec.dtype.hasobject:
-            raise InputDataError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
+            raise UnfitInputsError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
     geometries = [_image_geometry(preprocess, spec) for spec in specs]
 
     def read(index: int) -> Feeds:
