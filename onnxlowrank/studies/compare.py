@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxlowrank.boundary import foreign, typed_reason
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.errors import InputDataError, ModelError, OptionError
+from onnxlowrank.errors import InputDataError, ModelError, OptionError, UserFunctionError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
@@ -269,7 +270,5 @@ def _metric(metric: str | Metric | None) -> Metric | None:
 
 def _judged(judge: Metric, outputs: Outputs, inputs: Inputs, name: str) -> float:
     labels = None if inputs.labels is None else inputs.labels.ravel()
-    try:
+    with foreign(lambda error: UserFunctionError(f"--metric {name} failed ({typed_reason(error)})"), BaseException):
         return float(judge(outputs, labels))
-    except Exception as error:  # it is the user's: whatever it raises, the sentence says where
-        raise OptionError(f"--metric {name} failed ({type(error).__name__}: {error})") from error
