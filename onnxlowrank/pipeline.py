@@ -15,12 +15,12 @@ from onnxlowrank.calibrate.kernel_metrics import metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.verify import verify_interface
@@ -37,7 +37,7 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
-from onnxlowrank.plan.goals import network_for
+from onnxlowrank.plan.goals import check_outputs, network_for
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import EnergyLosses, Losses
@@ -147,14 +147,13 @@ def optimize_each(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(
-            f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
-        )
+        raise nothing_found(original, describe(model))
     most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
     given = partition_inputs(
         original, options.calibration, options.evaluate, options.preprocess, most_held_out, options.seed
     )
     inputs, unseen = given.calibration, given.unseen
+    check_outputs(kind, original, unseen)
     layers = with_shapes(normalised, found_layers, inputs)
     applicable, reasons = applicable_passes(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
     by_hand = manual_ranks(layers, applicable, options.ranks)
@@ -180,6 +179,10 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen)
             verify_interface(original, fitted.model)
             agreement = compare_outputs(original, fitted.model, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *warnings_of(goal, fitted.speedup, timer, agreement))
+            notes = (
+                *given.notes,
+                *filter(None, [hidden_layers(original)]),
+                *warnings_of(goal, fitted.speedup, timer, agreement),
+            )
             yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
             start = time.perf_counter()

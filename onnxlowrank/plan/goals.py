@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from onnxlowrank.errors import ModelError
+import onnx
+
+from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.goal import CONV_MACS, DEFAULT_SPEEDUP, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
 from onnxlowrank.inputs.feeds import Inputs
@@ -47,6 +49,16 @@ def network_for(goal: Goal, builder: NetworkBuilder, timer: ChainTimer, unseen: 
     return network_for_speedup(builder, latency_model, goal.value)
 
 
+def check_outputs(kind: str, original: onnx.ModelProto, unseen: Inputs) -> None:
+    """Check, before long work starts, that a kind of goal can be judged on the outputs of the network.
+
+    Raises:
+        UnsupportedModelError: If the goal is about classes and the network is no classifier.
+    """
+    if kind == MAX_DROP and math.isnan(compare_outputs(original, original, unseen[:1], lambda amount: None).drop):
+        raise UnsupportedModelError("--max-drop counts classes, but the first output of the network is no [N, classes]")
+
+
 def network_for_speedup(builder: NetworkBuilder, latency_model: LatencyModel, speedup: float) -> FittedNetwork:
     """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none."""
     fitted: list[FittedNetwork] = []
@@ -77,8 +89,6 @@ def network_for_drop(
 ) -> FittedNetwork:
     """Return the fastest network found that loses at most so many points on inputs the fit has not seen."""
     original = builder.network.original
-    if math.isnan(compare_outputs(original, original, unseen[:1], lambda amount: None).drop):
-        raise ModelError("--max-drop counts classes, but the first output of the network is no [N, classes]")
     best = builder.build(unchanged_plan(builder.network.layers))
     low, high, speedup = 1.0, math.inf, DEFAULT_SPEEDUP
     for _ in range(_DROP_FITS):

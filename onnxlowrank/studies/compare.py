@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxlowrank.boundary import foreign, typed_reason
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.errors import InputDataError, ModelError, OptionError, UserFunctionError
+from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError, UserFunctionError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
@@ -221,7 +221,7 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
         a, b = mine.get(key), its.get(key)
         same = a is not None and b is not None and a.dtype == b.dtype and len(a.shape) == len(b.shape)
         if not (same and all(None in pair or len(set(pair)) == 1 for pair in zip(a.shape, b.shape, strict=True))):  # type: ignore[union-attr]
-            raise ModelError(
+            raise UnsupportedModelError(
                 f"{name} has {a or f'no input {key!r}'}, {other_name} has {b or f'no input {key!r}'}: "
                 "networks to compare take the same inputs"
             )
@@ -240,7 +240,7 @@ def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
         return inputs[0]
     fixed = next((spec for spec in specs if spec.shape and spec.shape[0] is not None), None)
     if fixed is not None:
-        raise InputDataError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
+        raise UnfitInputsError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
     count = math.ceil(batch / inputs.batch)
     many = joined([inputs[index % len(inputs)] for index in range(count)])
     return {name: value[:batch] for name, value in many.items()}
