@@ -179,10 +179,6 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen)
             verify_interface(original, fitted.model)
             agreement = compare_outputs(original, fitted.model, unseen, progress.stage("compare", len(unseen)))
-            notes = (
-                *given.notes,
-                *filter(None, [hidden_layers(original)]),
-                *warnings_of(goal, fitted.speedup, timer, agreement),
-            )
+            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted.speedup, timer, agreement))
             yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
             start = time.perf_counter()

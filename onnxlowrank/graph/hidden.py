@@ -19,26 +19,21 @@ def nothing_found(model: ModelProto, label: str) -> UnsupportedModelError:
         model: The network.
         label: What messages call it.
     """
-    hidden = hidden_layers(model)
-    return UnsupportedModelError(
-        f"{label} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
-        + (f"; {hidden}" if hidden else "")
-    )
+    sentence = f"{label} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
+    return UnsupportedModelError("; ".join([sentence, *hidden_layers(model)]))
 
 
-def hidden_layers(model: ModelProto) -> str:
-    """Return a sentence about the nodes whose operators are onnxruntime's own and have weights; empty without any."""
+def hidden_layers(model: ModelProto) -> list[str]:
+    """Return a note on the nodes whose operators are onnxruntime's own and have weights; none where there are none."""
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    found = Counter(
-        _shown(node) for node in walk(model.graph.node) if _is_own(node) and matrices.intersection(node.input)
-    )
-    if not found:
-        return ""
+    own = filter(_is_own, walk(model.graph.node))
+    found = Counter(_shown(node) for node in own if matrices.intersection(node.input))
     kinds = ", ".join(f"{count} {op}" for op, count in sorted(found.items()))
-    return (
+    note = (
         f"the weights of {kinds} are not seen, operators that onnxruntime's optimiser writes: give the network as it "
         "was before onnxruntime optimised it"
     )
+    return [note] if found else []
 
 
 def _is_own(node: NodeProto) -> bool:
