@@ -12,13 +12,13 @@ def check_text(message: Message) -> None:
     """Read every text in ``message`` and in the messages nested in it; numbers and bytes are left alone.
 
     Raises:
-        UnicodeDecodeError: A text is no UTF-8.
+        ValueError: A text is no UTF-8; as a UnicodeDecodeError, where protobuf does not give its bytes in that case.
     """
     texts, nested = _fields(message.DESCRIPTOR)
     for name in texts:
         value = getattr(message, name)
-        if not isinstance(value, str):
-            list(value)
+        if not all(isinstance(one, str) for one in ([value] if isinstance(value, str | bytes) else value)):
+            raise ValueError(f"the text '{name}' of a {message.DESCRIPTOR.name} is no UTF-8")
     for name in nested:
         value = getattr(message, name)
         if not isinstance(value, Message):
