@@ -54,7 +54,7 @@ class StoredArray:
         if isinstance(index, slice):
             first, last, _ = index.indices(len(self))
             return self._read(first, max(last - first, 0))
-        return self._read(index, 1)[0]
+        return np.asarray(self._read(index, 1)[0])
 
     def _read(self, first: int, rows: int) -> Array:
         row = math.prod(self.shape[1:])
