@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import load_external_data_for_model
 
 from onnxlowrank.boundary import foreign, reason
 from onnxlowrank.errors import (
@@ -22,13 +22,11 @@ from onnxlowrank.errors import (
     UnsupportedModelError,
 )
 from onnxlowrank.graph.encoding import check_text
+from onnxlowrank.graph.outside import is_large, keep_outside, refers_elsewhere, write
 from onnxlowrank.graph.walk import subgraphs, walk
 
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
-
-LARGEST_PROTOBUF = 2**31 - 2**20
-"""Bytes of weights a single file can hold; protobuf stops at 2 GiB, and the nodes need some room."""
 
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits"}
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -36,6 +34,8 @@ _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 def load(source: Source, any_precision: bool = False) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
+
+    What is beyond protobuf's 2 GiB stays in its file, see :mod:`onnxlowrank.graph.outside`.
 
     Args:
         source: The file, or the model.
@@ -49,7 +49,7 @@ def load(source: Source, any_precision: bool = False) -> ModelProto:
     if isinstance(source, ModelProto):
         model = ModelProto()
         model.CopyFrom(source)
-        if any(map(uses_external_data, model.graph.initializer)):
+        if any(map(refers_elsewhere, model.graph.initializer)):
             raise UnsupportedModelError(
                 f"{label} refers to external data that is not loaded; pass the path of its file instead."
             )
@@ -80,11 +80,7 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     """
     with _replacing(path) as file:
         if is_large(model):
-            outside = ModelProto()
-            outside.CopyFrom(model)
-            data = file.with_name(f"{file.name}.data")
-            onnx.save_model(outside, file, format="protobuf", save_as_external_data=True, location=data.name)
-            data.chmod(file.stat().st_mode)  # onnx lets only its owner read it
+            write(model, file, file.with_name(f"{file.name}.data"))
         else:
             file.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -113,11 +109,6 @@ def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
         raise DestinationError(f"The output {path} is the input model itself; choose another output path.")
 
 
-def is_large(model: ModelProto) -> bool:
-    """Return whether ``model`` exceeds what one protobuf file can hold."""
-    return sum(int(tensor.ByteSize()) for tensor in model.graph.initializer) > LARGEST_PROTOBUF
-
-
 def _read(path: Path) -> ModelProto:
     """Return the model in the file ``path`` with all its external data."""
     if os.path.isdir(path):
@@ -140,7 +131,8 @@ def _read(path: Path) -> ModelProto:
             "put that file beside the model."
         )
     ):
-        load_external_data_for_model(model, str(path.parent))
+        if not keep_outside(model, path.parent):
+            load_external_data_for_model(model, str(path.parent))
     return model
 
 

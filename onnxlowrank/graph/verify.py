@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxlowrank.errors import DefectError
+from onnxlowrank.graph.outside import checkable
 
 
 def verify_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
@@ -14,7 +15,7 @@ def verify_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         DefectError: If it has not. This is a defect of onnxlowrank, not of the model; nothing is written.
     """
     try:
-        onnx.checker.check_model(after)
+        onnx.checker.check_model(checkable(after))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise DefectError(f"the optimised model is not valid ONNX, please report this: {error}") from error
     for kind in ("input", "output"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxlowrank.boundary import foreign
 from onnxlowrank.errors import OptionError, ProviderError, RefusedModelError
+from onnxlowrank.graph.outside import apart
 from onnxlowrank.measure.refusal import failed_run, refused
 from onnxlowrank.parallel import available_cores
 
@@ -113,8 +114,11 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
             ort.preload_dlls()
     providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
     with foreign(refused):  # onnxruntime raises a dozen types, most of them derived from Exception alone
-        source = model if isinstance(model, str) else model.SerializeToString()
+        source, given = (model, {}) if isinstance(model, str) else _parted(model)
+        if given:
+            options.add_external_initializers(list(given), list(given.values()))
         session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
+        session.given = given  # they must live as long
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"--provider {target.provider}: {wanted} does not start on this machine "
@@ -138,3 +142,10 @@ def _smallest_model() -> onnx.ModelProto:
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "smallest", value[:1], value[1:])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+
+def _parted(model: onnx.ModelProto) -> tuple[bytes, dict[str, ort.OrtValue]]:
+    """Return a model as bytes, and what of its weights is not in these; their memory is used in place."""
+    skeleton, weights = apart(model)
+    given = {name: ort.OrtValue.ortvalue_from_numpy(values) for name, values in weights.items()}
+    return skeleton.SerializeToString(), given

@@ -19,6 +19,7 @@ from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.inputs.feeds import Inputs, joined
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
@@ -231,7 +232,7 @@ def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
     macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+    return ModelSummary(name, byte_count(network), len(network.graph.node), macs, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
