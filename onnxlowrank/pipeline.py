@@ -15,13 +15,13 @@ from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import check_destination, describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.verify import verify_interface
@@ -157,9 +157,7 @@ def optimize_each(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(
-            f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
-        )
+        raise nothing_found(original, describe(model))
     most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
     given = partition_inputs(
         original, options.calibration, options.evaluate, options.preprocess, options.shapes, most_held_out, options.seed
@@ -198,6 +196,6 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen, choosing)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *warnings_of(goal, fitted.speedup, timer, agreement))
+            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted.speedup, timer, agreement))
             yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
             start = time.perf_counter()

@@ -14,6 +14,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
@@ -251,7 +252,7 @@ def _report_model(
     return ModelReport(
         macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers),
         parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers),
-        file_bytes=model.ByteSize(),
+        file_bytes=byte_count(model),
         latency=latency,
     )
 

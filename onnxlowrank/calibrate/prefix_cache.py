@@ -7,6 +7,7 @@ block of a residual network, not inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.graph.cut import behind, narrowest
-from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
+from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.graph.walk import rebuild
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.scratch import Scratch
@@ -52,7 +53,7 @@ class PrefixCache:
             advance: Told of every feed.
 
         Raises:
-            ModelError: If a tensor is not finite.
+            NotFiniteError: If a tensor is not finite.
         """
         probed, inputs = self.rest(add_probes(model, probes))
         tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
@@ -76,10 +77,18 @@ class PrefixCache:
             model: The network, perhaps with probes; up to the tensors that were settled it is what it was.
         """
         if self._kept is not None:
-            left = behind(model, self._kept.description(), {POSITIONS})
+            left = behind(model, self._kept.description(), self._positions(model))
             if left is not None:
                 return left, self._kept.inputs(self._given)
         return model, self._given
+
+    def _positions(self, model: onnx.ModelProto) -> set[str]:
+        """Return the input of a model with probes that is not fed: that of the sampled positions."""
+        return {value.name for value in model.graph.input} - self._fed
+
+    @cached_property
+    def _fed(self) -> frozenset[str]:
+        return frozenset(self._given[0])
 
 
 def _also(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -13,7 +13,7 @@ from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
 from onnxlowrank.progress import Progress
@@ -70,23 +70,26 @@ def collect_statistics(
         For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
     """
     layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
-    probes = [
-        probe
+    wanted = {
+        (layer.name, kind): probed
         for layer in layers
         if layer.name in applicable
-        for probe in _probes(layer, list(applicable[layer.name].values()))
-    ]
-    if not probes:
+        for kind, probed in _wanted(layer, list(applicable[layer.name].values())).items()
+    }
+    if not wanted:
         return {}
+    known = {layer.name: layer for layer in layers}
+    ending = unused_ending(calibration.model, "::onnxlowrank")
+    meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
+    probes = [feature_probe(name, wanted[key], known[key[0]]) for name, key in meant.items()]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
-    known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
-            layer_name, kind = _split(name)
+            layer_name, kind = meant[name]
             if kind == _TARGET:
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
@@ -117,27 +120,15 @@ def _statistics(
     return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
 
 
-def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
-    yield feature_probe(_join(layer.name, RESPONSE), Features(layer.output), layer)
-    yield feature_probe(_join(layer.name, _TARGET), Features(layer.preactivation), layer)
-    moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
-    for kind, wanted in moments.items():
-        yield feature_probe(_join(layer.name, kind), wanted, layer)
+def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
+    """Return what is sampled for a layer, by kind."""
+    wanted = {RESPONSE: Features(layer.output), _TARGET: Features(layer.preactivation)}
+    wanted |= {kind: features for one in passes for kind, features in one.moments(layer).items()}
     if any(one.uses_metric for one in passes):
-        yield feature_probe(
-            _join(layer.name, _PATCHES), Features(layer.input, (), Window(layer.kernel, layer.geometry)), layer
-        )
+        wanted[_PATCHES] = Features(layer.input, (), Window(layer.kernel, layer.geometry))
+    return wanted
 
 
 def feature_probe(name: str, wanted: Features, layer: Layer) -> Probe:
     """Return the probe that samples features of a layer."""
     return Probe(name, wanted.tensor, not layer.is_conv, wanted.steps, wanted.window)
-
-
-def _join(layer: str, kind: str) -> str:
-    return f"{layer}::{kind}"
-
-
-def _split(name: str) -> tuple[str, str]:
-    layer, _, kind = name.rpartition("::")
-    return layer, kind

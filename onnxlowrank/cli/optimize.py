@@ -19,6 +19,7 @@ from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
+from onnxlowrank.text import printable
 
 EXAMPLE = """
 Example:
@@ -148,7 +149,7 @@ def optimize(
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())
     print_report(shown, console())
-    print(f"written: {output} ({result.seconds:.0f} s)")
+    print(f"written: {printable(str(output))} ({result.seconds:.0f} s)")
     if report is not None:
         write_atomically(report, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     if html is not None:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import OptionError
+from onnxlowrank.boundary import foreign, typed_reason
+from onnxlowrank.errors import OptionError, UserFunctionError
 from onnxlowrank.evaluate.intervals import Interval, bootstrap_interval
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
@@ -82,12 +83,10 @@ def merit_of(metric: FigureOfMerit, outputs: Outputs, labels: NDArray[np.int64] 
         name: Of the metric, for messages.
 
     Raises:
-        OptionError: If it fails.
+        UserFunctionError: If it fails.
     """
-    try:
+    with foreign(lambda error: UserFunctionError(f"--metric {name} failed ({typed_reason(error)})"), BaseException):
         return float(metric(outputs, None if labels is None else labels.ravel()))
-    except Exception as error:  # it is the user's: whatever it raises, the sentence says where
-        raise OptionError(f"--metric {name} failed ({type(error).__name__}: {error})") from error
 
 
 def compare_merit(

@@ -13,13 +13,11 @@ from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
-
-_FEATURES, _SHORTCUT = "onnxlowrank::features", "onnxlowrank::shortcut"
 
 ChooseLowering = Callable[[Layer, Chain], Sequence[str]]
 """Chooses how the links of a chain are lowered."""
@@ -95,15 +93,17 @@ class Fitter:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
         about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
-        probes = [feature_probe(_FEATURES, draft.features, layer)]
+        ending = unused_ending(about.model, "::onnxlowrank")
+        features, shortcut = f"features{ending}", f"shortcut{ending}"
+        probes = [feature_probe(features, draft.features, layer)]
         if layer.shortcut is not None:
-            probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
+            probes.append(Probe(shortcut, layer.shortcut, not layer.is_conv))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
         rows = prefix_cache.sample(prefix, probes, layer.input, advance)
         samples = Samples(
-            features=np.concatenate([row[_FEATURES] for row in rows]),
+            features=np.concatenate([row[features] for row in rows]),
             target=about.preactivations.read(layer.name),
-            shortcut=None if layer.shortcut is None else np.concatenate([row[_SHORTCUT] for row in rows]),
+            shortcut=None if layer.shortcut is None else np.concatenate([row[shortcut] for row in rows]),
             activation=layer.activation,
         )
         del rows

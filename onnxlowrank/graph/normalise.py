@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
 
 _LOG = logging.getLogger(__name__)
@@ -30,9 +31,13 @@ def normalise(model: ModelProto) -> ModelProto:
     the initializer becomes a true constant, which can be folded. IR version 3, which demands such inputs, becomes 4.
     All else stays: opset imports, IR version, inputs and outputs, doc strings, metadata.
 
-    Where onnxruntime cannot read the model, or would write operators the model does not import, nothing is folded.
+    Where onnxruntime cannot read the model, or that is beyond 2 GiB, or it would write operators the model does not
+    import, nothing is folded.
     """
     prepared = _prepare(model)
+    if is_large(prepared):
+        _LOG.warning("the network is too large for onnxruntime to simplify, it stays as it is")
+        return prepared
     try:
         folded = _fold(prepared)
         _run_onnxruntime(folded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxlowrank.errors import InputDataError
+from onnxlowrank.errors import UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 
@@ -25,10 +25,10 @@ def check_varied(inputs: Inputs) -> None:
     """Check that the samples differ.
 
     Raises:
-        InputDataError: If they do not.
+        UnfitInputsError: If they do not.
     """
     if are_identical(inputs):
-        raise InputDataError(
+        raise UnfitInputsError(
             f"all samples of {inputs.description} are the same, which tells nothing of what the network computes: give "
             "inputs that differ with --calibration."
         )

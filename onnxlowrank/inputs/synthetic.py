@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, OptionError
+from onnxlowrank.errors import InputDataError, OptionError, UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import ImageGeometry, Preprocess, apply, image_geometry
 from onnxlowrank.inputs.specs import Feeds, InputSpec
@@ -47,10 +47,10 @@ def synthetic_inputs(specs: Sequence[InputSpec], preprocess: Preprocess, count: 
     if seed < 0:
         raise OptionError(f"seed must be at least 0, not {seed}.")
     if not specs:
-        raise InputDataError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
+        raise UnfitInputsError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
     for spec in specs:
         if spec.dtype.hasobject:
-            raise InputDataError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
+            raise UnfitInputsError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
     specs = _with_equal_sizes(specs)
     geometries = [_image_geometry(preprocess, spec) for spec in specs]
 
@@ -77,7 +77,7 @@ def check_imaginable(specs: Sequence[InputSpec], preprocess: Preprocess) -> tupl
     """
     whole = [spec for spec in specs if not np.issubdtype(spec.dtype, np.floating) and not _is_image(preprocess, spec)]
     if whole and not any(_is_image(preprocess, spec) for spec in specs):
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{whole[0]} takes whole numbers, which cannot be made up: give sample inputs with --calibration."
         )
     return tuple(f"no inputs were given: {spec} gets ones" for spec in whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import re
 from collections.abc import Sequence
 
 from onnxlowrank.errors import OptionError
@@ -17,14 +17,14 @@ def applicable_passes(
     """Return the passes that suit every layer, and for the layers without any the reasons."""
     for option, patterns in (("--only", only), ("--exclude", exclude)):
         for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
+            if not any(matches(layer.name, pattern) for layer in layers):
                 raise OptionError(f"{option} {pattern} matches no layer; layers are {some_names(layers)}")
     applicable: dict[str, dict[str, Pass]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        if only and not any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in only):
+        if only and not any(matches(layer.name, pattern) for pattern in only):
             reasons[layer.name] = "not in --only"
-        elif any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in exclude):
+        elif any(matches(layer.name, pattern) for pattern in exclude):
             reasons[layer.name] = "excluded"
         elif conv_only and not layer.is_conv:
             reasons[layer.name] = "--target macs counts convolutions"
@@ -38,3 +38,12 @@ def applicable_passes(
                     "; ".join(sorted(set(filter(None, refusals.values())))) or f"no pass for {layer.op} chosen"
                 )
     return applicable, reasons
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a layer's name is what a pattern says: ``*`` is any text, ``?`` one character, all else itself.
+
+    A pattern that is a layer's name matches it, whatever characters that has.
+    """
+    wild = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in pattern)
+    return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None

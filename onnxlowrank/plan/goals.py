@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
@@ -87,17 +88,17 @@ def network_for_macs(builder: NetworkBuilder, most: float) -> FittedNetwork:
 def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network whose file has at most so many bytes, or as few as possible."""
     network = builder.network
-    if network.original.ByteSize() <= most:
+    if byte_count(network.original) <= most:
         return builder.build(unchanged_plan(network.layers))
 
     def in_bytes(candidate: Candidate) -> int:
         return 4 * candidate.parameters
 
-    plan, size = unchanged_plan(network.layers), network.model.ByteSize()
+    plan, size = unchanged_plan(network.layers), byte_count(network.model)
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
         around = size - sum(map(in_bytes, plan.values()))
         plan = plan_by(in_bytes, builder.candidates, most - around, builder.select, builder.losses)
-        size = network.outline(plan).ByteSize()
+        size = byte_count(network.outline(plan))
         if size <= most:
             break
     return builder.build(plan)

@@ -24,7 +24,7 @@ from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes, with_outputs
+from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
@@ -34,7 +34,6 @@ Outputs = list[NDArray[np.generic]]
 
 _MOST_REFITTED = 8
 """Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
-_PROBE = "::onnxlowrank::response"
 _SEED = 0
 _TINY = 1e-30
 
@@ -65,7 +64,9 @@ class LayerSensitivity:
         """
         judged = [one.tensor for one in measures]
         self._judging = depends_on(model, set(judged))
-        self._model, self._layers, self._inputs = with_outputs(model, judged), layers, inputs
+        others = [layer.output for layer in layers if layer.output not in self._judging]
+        self._model, self._layers, self._inputs = with_outputs(model, [*judged, *others]), layers, inputs
+        self._ending = unused_ending(model, "::onnxlowrank")
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
         self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
@@ -81,8 +82,8 @@ class LayerSensitivity:
         if self._depths[layer.name] < self._depth:
             self._prefix_cache = PrefixCache(self._inputs, _SEED)
         self._depth = self._depths[layer.name]
-        probes = _probes([layer, *self._next[layer.name]])
-        true = _joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
+        probes = self._probes([layer, *self._next[layer.name]])
+        true = self._joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
         return [self._loss(layer, chain, true) for chain in chains]
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
@@ -99,13 +100,20 @@ class LayerSensitivity:
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
-        probed, inputs = self._with(chains, _probes(layers))
-        return _joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
+        probed, inputs = self._with(chains, self._probes(layers))
+        return self._joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
 
     def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network with these chains."""
         changed = rewrite(self._model, self._layers, chains)
         return self._prefix_cache.rest(add_probes(changed, probes) if probes else changed)
+
+    def _probes(self, layers: Sequence[Layer]) -> list[Probe]:
+        return [Probe(layer.name + self._ending, layer.output, not layer.is_conv) for layer in layers]
+
+    def _joined(self, rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
+        """Return all rows by the names of their layers."""
+        return {name.removesuffix(self._ending): np.concatenate([one[name] for one in rows]) for name in rows[0]}
 
 
 def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
@@ -129,15 +137,6 @@ def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
     weight = matrix.astype(np.float32).reshape(*matrix.shape, *(1,) * len(layer.kernel))
     step = Step("refit", weight, Geometry.pointwise(len(layer.kernel)))
     return Chain((*chain.steps, step), (matrix @ bias + fitted.bias).astype(np.float32))
-
-
-def _probes(layers: Sequence[Layer]) -> list[Probe]:
-    return [Probe(layer.name + _PROBE, layer.output, not layer.is_conv) for layer in layers]
-
-
-def _joined(rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Return all rows by the names of their layers."""
-    return {name.removesuffix(_PROBE): np.concatenate([one[name] for one in rows]) for name in rows[0]}
 
 
 def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:

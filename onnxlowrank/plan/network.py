@@ -20,7 +20,7 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
-from onnxlowrank.measure.node_times import profile, profile_interleaved, time_per_layer
+from onnxlowrank.measure.node_times import NodeTime, profile, profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
 from onnxlowrank.progress import Advance
@@ -94,7 +94,7 @@ class Network:
         if self.target.kind != "cpu":
             (latency,) = measure([self.model], self.feeds, self.target, seconds=2.0)
             return {}, latency.median
-        inside, rest = time_per_layer(profile(self.model, self.feeds, self.target), self.layers)
+        inside, rest = self._by_layer(profile(self.model, self.feeds, self.target))
         return inside, rest + sum(inside.values())
 
     def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
@@ -104,7 +104,10 @@ class Network:
         """
         if self.target.kind != "cpu":
             return [{} for _ in models]
-        return [time_per_layer(times, self.layers)[0] for times in profile_interleaved(models, self.feeds, self.target)]
+        return [self._by_layer(times)[0] for times in profile_interleaved(models, self.feeds, self.target)]
+
+    def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
+        return time_per_layer(times, self.layers, {node.name for node in self.model.graph.node})
 
 
 def rewrite_and_fold(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:

@@ -16,9 +16,9 @@ from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
@@ -149,7 +149,7 @@ def analyze(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
+        raise nothing_found(original, describe(model))
     specs = input_specs(original)
     if calibration is None:
         check_imaginable(specs, preprocess_from_options("imagenet") if preprocess is None else preprocess)

@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.errors import InputDataError, ModelError, OptionError
+from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric, merit_of, metric_name, outputs_of
 from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.inputs.evidence import are_identical
 from onnxlowrank.inputs.feeds import Inputs, joined
@@ -225,7 +226,7 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
         a, b = mine.get(key), its.get(key)
         same = a is not None and b is not None and a.dtype == b.dtype and len(a.shape) == len(b.shape)
         if not (same and all(None in pair or len(set(pair)) == 1 for pair in zip(a.shape, b.shape, strict=True))):  # type: ignore[union-attr]
-            raise ModelError(
+            raise UnsupportedModelError(
                 f"{name} has {a or f'no input {key!r}'}, {other_name} has {b or f'no input {key!r}'}: "
                 "networks to compare take the same inputs"
             )
@@ -235,7 +236,7 @@ def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
     macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+    return ModelSummary(name, byte_count(network), len(network.graph.node), macs, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
@@ -244,7 +245,7 @@ def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
         return inputs[0]
     fixed = next((spec for spec in specs if spec.shape and spec.shape[0] is not None), None)
     if fixed is not None:
-        raise InputDataError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
+        raise UnfitInputsError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
     count = math.ceil(batch / inputs.batch)
     many = joined([inputs[index % len(inputs)] for index in range(count)])
     return {name: value[:batch] for name, value in many.items()}

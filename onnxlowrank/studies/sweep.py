@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import joblib
 from onnxlowrank.errors import OptionError
 from onnxlowrank.goal import SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
+from onnxlowrank.graph.outside import digest as model_digest
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.options import Options
 from onnxlowrank.pipeline import optimize_each
@@ -145,7 +145,7 @@ def _compute(model: str, goals: dict[str, Goal], options: Options, folder: Path,
 
 def _claim(folder: Path, model: str, options: Options) -> None:
     """Make the folder that of this sweep, or check that it is."""
-    digest = hashlib.sha256(load(model).SerializeToString(deterministic=True)).hexdigest()
+    digest = model_digest(load(model))
     mine = json.loads(json.dumps({"model": digest, "goal": SPEEDUP, **asdict(options)}))
     about = folder / _ABOUT
     try:
