@@ -30,6 +30,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.precision import squarable
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 from onnxlowrank.parallel import in_parallel
 
@@ -38,6 +39,7 @@ IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
 _FLOOR = 1e-3  # of what the ridge weighs on average, where by ``spread`` features do not vary
+_TINY = 2.0**-330  # variance of features that do not vary
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
 _PARTS = 8  # that may be computed at once; always as many, so that sums do not depend on the number of cores
 
@@ -52,9 +54,8 @@ class LowRankMap:
 
     def __call__(self, features: Float32Array) -> Float32Array:
         """Return the predictions ``[n, F]`` for features ``[n, p]``."""
-        hidden = features @ self.right.astype(np.float32)
-        predicted: Float32Array = hidden @ self.left.T.astype(np.float32) + self.bias.astype(np.float32)
-        return predicted
+        right, left, bias = (part.astype(features.dtype) for part in (self.right, self.left, self.bias))
+        return features @ right @ left.T + bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,14 @@ class Samples:
     target: Float32Array
     shortcut: Float32Array | None = None
     activation: Activation = IDENTITY
+
+    def squarable(self) -> Samples:
+        """Return the samples, all in float64 where float32 cannot hold products of some."""
+        given = [one for one in (self.features, self.target, self.shortcut) if one is not None]
+        if all(squarable(one) is one for one in given):
+            return self
+        features, target, *shortcut = (one.astype(np.float64) for one in given)
+        return Samples(features, target, *(shortcut or [None]), self.activation)
 
     def part(self, columns: IntArray, outputs: IntArray) -> Samples:
         """Return the samples of some features and some responses."""
@@ -98,8 +107,9 @@ def fit_low_rank(
         nonlinear: Whether ``r`` is taken into account; without, responses are compared before it (Eq. 4, 7).
         spread: ``R R' [p, p]`` up to a factor; the identity when None.
     """
+    samples = samples.squarable()
     mean = samples.features.mean(axis=0, dtype=np.float64)
-    centred = samples.features - mean.astype(np.float32)
+    centred = samples.features - mean.astype(samples.features.dtype)
     regression = _Regression(centred, prior, ridge, spread)
     fitted = regression.solve(*_linear_cross(centred, samples), rank)
     if nonlinear and samples.activation is not IDENTITY:
@@ -119,7 +129,7 @@ class _Regression:
         gram = np.zeros((features, features))
         for rows in _blocks(len(centred)):
             gram += centred[rows].T @ centred[rows]
-        scale = max(float(np.trace(gram)) / features, np.finfo(np.float32).tiny)
+        scale = max(float(np.trace(gram)) / features, _TINY)
         if spread is None or not np.trace(spread) > 0:
             gram[np.diag_indices(features)] += ridge * scale
         else:
