@@ -15,13 +15,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError
+from onnxlowrank.errors import InputDataError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
 
 Rows = NDArray[np.float32]
+
+
+class NotFiniteError(ArithmeticError):
+    """What a layer is to be fitted on is not finite; the layer stays as it is."""
 
 
 ROWS_PER_LAYER = 48_000
@@ -38,19 +42,26 @@ def sample(
     """Yield, for one feed after the other, the sampled rows ``[rows, channels]`` of every probe.
 
     Equal seeds sample equal positions of the same feed, whichever the network; the samples of a feed share theirs.
-
-    Raises:
-        ModelError: If a tensor is not finite.
+    Rows may hold what is not finite.
     """
-    yield from run_probes(add_probes(model, probes), inputs, seed, advance)
+    yield from _run(add_probes(model, probes), inputs, seed, advance)
 
 
 def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
     """Yield, for one feed after the other, the outputs of a network with probes; see :func:`sample`.
 
     Raises:
-        ModelError: If an output is not finite.
+        NotFiniteError: If an output is not finite.
     """
+    for index, rows in enumerate(_run(probed, inputs, seed, advance)):
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                raise NotFiniteError(f"{name} is not finite on input {index} of {inputs.description}")
+        yield rows
+
+
+def _run(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
+    """Yield, for one feed after the other, the outputs of a network with probes."""
     session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
@@ -60,9 +71,6 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
         given = {name: value for name, value in feeds.items() if name in wanted}
         with running(feeds):
             rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
-        for name, values in rows.items():
-            if not np.isfinite(values).all():
-                raise ModelError(f"tensor {name} of the network is not finite on input {index} of {inputs.description}")
         yield rows
         advance(1)
 

@@ -43,7 +43,7 @@ class PrefixCache:
     def sample(
         self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
     ) -> list[dict[str, Rows]]:
-        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
+        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields, if it is finite.
 
         Args:
             model: The network.
@@ -52,7 +52,7 @@ class PrefixCache:
             advance: Told of every feed.
 
         Raises:
-            ModelError: If a tensor is not finite.
+            NotFiniteError: If a tensor is not finite.
         """
         probed, inputs = self.rest(add_probes(model, probes))
         tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
