@@ -45,7 +45,7 @@ from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.result import Result, result_of, warnings_of
+from onnxlowrank.result import NOT_FINITE, Result, result_of, warnings_of
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
@@ -180,6 +180,7 @@ def optimize_each(
             normalised, layers, applicable, stacked, store, options.seed, hold_out(layers, stacked)
         )
         drafts = Drafts(applicable, collect_statistics(calibration, progress, metric))
+        reasons |= dict.fromkeys(applicable.keys() - drafts.applicable.keys(), NOT_FINITE)
         advance = progress.stage("candidates", len(layers))
         candidates = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
         losses: Losses = EnergyLosses()

@@ -22,6 +22,8 @@ from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.network import Network
 
 SCHEMA = 4
+NOT_FINITE = "it computes or reads what is not finite"
+NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def result_of(
                 layer,
                 fitted,
                 network.applicable,
-                reasons.get(layer.name) or _nothing_chosen(candidates[layer.name]),
+                reasons.get(layer.name)
+                or (NO_FINITE_CHAIN if layer.name in fitted.failed else _nothing_chosen(candidates[layer.name])),
                 times.get(layer.name),
             )
             for layer in layers

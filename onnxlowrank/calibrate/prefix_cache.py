@@ -44,7 +44,7 @@ class PrefixCache:
     def sample(
         self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
     ) -> list[dict[str, Rows]]:
-        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
+        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields, if it is finite.
 
         Args:
             model: The network.

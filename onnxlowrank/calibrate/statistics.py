@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, RowStore, sample
@@ -67,7 +68,8 @@ def collect_statistics(
         metric: Makes a layer's metric of the moments of its patches.
 
     Returns:
-        For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
+        For each layer that may be rewritten the moments of its response and of whatever its passes ask for; nothing
+        for a layer of which any of that is not finite, which cannot be fitted.
     """
     layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
     wanted = {
@@ -83,6 +85,7 @@ def collect_statistics(
     meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
     probes = [feature_probe(name, wanted[key], known[key[0]]) for name, key in meant.items()]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
+    overflowing: set[str] = set()
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
@@ -90,7 +93,9 @@ def collect_statistics(
     for index, rows in enumerate(samples):
         for name, values in rows.items():
             layer_name, kind = meant[name]
-            if kind == _TARGET:
+            if layer_name in overflowing or not np.isfinite(values).all():
+                overflowing.add(layer_name)
+            elif kind == _TARGET:
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
                 if kind == RESPONSE:
@@ -104,11 +109,11 @@ def collect_statistics(
                 if kind not in moments[layer_name]:
                     moments[layer_name][kind] = Moments(values.shape[1])
                 moments[layer_name][kind].add(values)
-    for name, found in moments.items():
-        found[RESPONSE].spread(known[name].white)
+    finite = [name for name in applicable if name not in overflowing]
+    for name in finite:
+        moments[name][RESPONSE].spread(known[name].white)
     return {
-        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric)
-        for name in applicable
+        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in finite
     }
 
 

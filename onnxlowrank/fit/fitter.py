@@ -10,6 +10,7 @@ import numpy as np
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.calibrate.statistics import Calibration, feature_probe
 from onnxlowrank.decompose.regression import Samples
+from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
@@ -53,10 +54,13 @@ class Fitter:
         """
         self._calibration, self._drafts, self._lowering = calibration, drafts, lowering
         self._nonlinear, self._asymmetric = nonlinear, asymmetric
-        self._fitted: dict[Candidate, Chain] = {}
+        self._fitted: dict[Candidate, Chain | None] = {}
 
     def fit(self, plan: Plan, progress: Progress) -> dict[str, Chain]:
-        """Return the chains of a plan, fitted from the input of the network to its output."""
+        """Return the chains of a plan, fitted from the input of the network to its output.
+
+        A layer has none if its chain, or what that is fitted on, would not be finite in float32.
+        """
         chosen = [plan[layer.name] for layer in self._calibration.layers if plan[layer.name].method != KEEP]
         reused = self._reusable(chosen)
         self._drafts.keep_only(chosen)
@@ -72,7 +76,9 @@ class Fitter:
             if candidate not in self._fitted:
                 self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, prefix_cache, advance)
                 advance(1)
-            chains[candidate.layer] = self._fitted[candidate]
+            chain = self._fitted[candidate]
+            if chain is not None:
+                chains[candidate.layer] = chain
         return chains
 
     def _reusable(self, chosen: Sequence[Candidate]) -> list[Candidate]:
@@ -89,17 +95,25 @@ class Fitter:
         before: Mapping[str, Chain],
         prefix_cache: PrefixCache,
         advance: Advance,
-    ) -> Chain:
-        """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
+    ) -> Chain | None:
+        """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before.
+
+        There is none if that is not finite.
+        """
         about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
+        if not draft.chain.is_finite:
+            return None
         ending = unused_ending(about.model, "::onnxlowrank")
         features, shortcut = f"features{ending}", f"shortcut{ending}"
         probes = [feature_probe(features, draft.features, layer)]
         if layer.shortcut is not None:
             probes.append(Probe(shortcut, layer.shortcut, not layer.is_conv))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
-        rows = prefix_cache.sample(prefix, probes, layer.input, advance)
+        try:
+            rows = prefix_cache.sample(prefix, probes, layer.input, advance)
+        except NotFiniteError:
+            return None
         samples = Samples(
             features=np.concatenate([row[features] for row in rows]),
             target=about.preactivations.read(layer.name),
@@ -107,5 +121,8 @@ class Fitter:
             activation=layer.activation,
         )
         del rows
-        fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
+        with np.errstate(over="ignore"):
+            fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
+        if not fitted.is_finite:
+            return None
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))

@@ -138,6 +138,12 @@ class Chain:
         return total
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all weights and biases are finite."""
+        values = [step.weight for step in self.steps] + ([] if self.bias is None else [self.bias])
+        return all(bool(np.isfinite(one).all()) for one in values)
+
+    @property
     def parameters(self) -> int:
         """Number of weights and biases."""
         return sum(int(step.weight.size) for step in self.steps) + (0 if self.bias is None else int(self.bias.size))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.precision import squarable
 
 FloatArray = NDArray[np.floating]
 
@@ -123,7 +124,10 @@ class Layer:
     @property
     def white(self) -> NDArray[np.float64]:
         """The covariance ``[F, F]`` of the responses, were the inputs white: uncorrelated, of variance 1."""
-        filters, group = self.weight.reshape(self.outputs, -1), np.arange(self.outputs) * self.group // self.outputs
+        filters, group = (
+            squarable(self.weight.reshape(self.outputs, -1)),
+            np.arange(self.outputs) * self.group // self.outputs,
+        )
         return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
 
     @property

@@ -28,6 +28,8 @@ def applicable_passes(
             reasons[layer.name] = "excluded"
         elif conv_only and not layer.is_conv:
             reasons[layer.name] = "--target macs counts convolutions"
+        elif reason := _unfit(layer):
+            reasons[layer.name] = reason
         else:
             refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
             willing = {one.name: one for one in methods if refusals.get(one.name, "") is None}
@@ -47,3 +49,12 @@ def matches(name: str, pattern: str) -> bool:
     """
     wild = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in pattern)
     return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None
+
+
+def _unfit(layer: Layer) -> str | None:
+    """Return why responses of a layer cannot be sampled, whatever the pass; None if they can."""
+    if len(layer.input_shape) < 2:
+        return "its input has one axis"
+    if 0 in layer.input_shape or 0 in layer.output_shape:
+        return "it computes nothing for the first input"
+    return None

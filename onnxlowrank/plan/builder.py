@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -12,7 +12,7 @@ from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import Latency, median_speedup
-from onnxlowrank.passes.base import Candidate, Plan
+from onnxlowrank.passes.base import KEEP, Candidate, Plan, keep
 from onnxlowrank.plan.network import Network, rewrite_and_fold
 from onnxlowrank.plan.selection import Losses, Select
 from onnxlowrank.progress import Progress
@@ -44,12 +44,14 @@ class NetworkBuilder:
         """Return the network of a plan, fitted and timed side by side with the original."""
         network = self.network
         chains = self.fitter.fit(plan, self.progress)
+        failed = [layer for layer in network.layers if plan[layer.name].method != KEEP and layer.name not in chains]
+        plan = plan | {layer.name: keep(layer) for layer in failed}
         model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
         before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
-        return FittedNetwork(plan, chains, model, before, after, predicted)
+        return FittedNetwork(plan, chains, model, before, after, predicted, {layer.name for layer in failed})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class FittedNetwork:
         before: Times of the original network.
         after: Its times, taken in turns with these.
         predicted: The speed-up that the latency model promises, if there is one.
+        failed: Names of the layers that were to be rewritten, but whose chains were not finite.
     """
 
     plan: Plan
@@ -71,6 +74,7 @@ class FittedNetwork:
     before: Latency
     after: Latency
     predicted: float | None
+    failed: Collection[str] = ()
 
     @property
     def speedup(self) -> float:

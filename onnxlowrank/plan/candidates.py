@@ -22,6 +22,8 @@ _SMALL = 2**16
 def layer_candidates(layer: Layer, drafts: Drafts, manual: Mapping[str, ManualRank], block: int) -> list[Candidate]:
     """Return the candidates of a layer: "keep", and every sensible setting of every pass; or what was set by hand."""
     asked, passes = manual.get(layer.name), drafts.applicable.get(layer.name, {})
+    if not passes:
+        return [keep(layer)]
     if asked is not None and asked.method is not None and asked.setting:
         return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)]
     found = [
