@@ -98,7 +98,7 @@ def main() -> None:
                 alone = compare_outputs(original, rewrite(model, layers, {layer.name: draft.chain}), test, _quiet)
                 refitted = compare_outputs(original, rewrite(model, layers, chains), test, _quiet)
                 shown = "x".join(map(str, setting))
-                speeds = f"{layer.macs / outline.macs(layer.input_shape):.2f}x", f"{dense.ms / fast.ms:.2f}x"
+                speeds = f"{layer.macs / outline.macs_in(layer):.2f}x", f"{dense.ms / fast.ms:.2f}x"
                 row = rows.setdefault((name, setting), [name, shown, *speeds, f"{seconds:.1f}"])
                 row += [_lost(alone), _lost(refitted)]
                 print(metric, *row[:5], *row[-2:], flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -12,7 +12,7 @@ from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
-from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.layer import Layer, Place
 from onnxlowrank.graph.probe import Probe
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
@@ -82,11 +82,13 @@ def collect_statistics(
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
     known = {layer.name: layer for layer in layers}
+    owners = {place.name: layer.name for layer in layers for place in layer.places}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
-            layer_name, kind = _split(name)
+            place_name, kind = _split(name)
+            layer_name = owners[place_name]
             if kind == _TARGET:
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
@@ -118,26 +120,32 @@ def _statistics(
 
 
 def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
-    yield feature_probe(_join(layer.name, RESPONSE), Features(layer.output), layer)
-    yield feature_probe(_join(layer.name, _TARGET), Features(layer.preactivation), layer)
     moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
-    for kind, wanted in moments.items():
-        yield feature_probe(_join(layer.name, kind), wanted, layer)
-    if any(one.uses_metric for one in passes):
-        yield feature_probe(
-            _join(layer.name, _PATCHES), Features(layer.input, (), Window(layer.kernel, layer.geometry)), layer
-        )
+    patches = Features(layer.input, (), Window(layer.kernel, layer.geometry))
+    for place in layer.places:
+        yield feature_probe(_join(place.name, RESPONSE), Features(layer.output), layer, place)
+        yield place_probe(_join(place.name, _TARGET), place.preactivation, layer)
+        for kind, wanted in moments.items():
+            yield feature_probe(_join(place.name, kind), wanted, layer, place)
+        if any(one.uses_metric for one in passes):
+            yield feature_probe(_join(place.name, _PATCHES), patches, layer, place)
 
 
-def feature_probe(name: str, wanted: Features, layer: Layer) -> Probe:
-    """Return the probe that samples features of a layer."""
-    return Probe(name, wanted.tensor, not layer.is_conv, wanted.steps, wanted.window)
+def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:
+    """Return the probe that samples features of a layer at one of its places."""
+    tensor = {layer.input: place.input, layer.output: place.output}.get(wanted.tensor, wanted.tensor)
+    return replace(place_probe(name, tensor, layer), steps=wanted.steps, window=wanted.window)
 
 
-def _join(layer: str, kind: str) -> str:
-    return f"{layer}::{kind}"
+def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
+    """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
+    return Probe(name, tensor, not layer.is_conv, share=len(layer.places))
+
+
+def _join(place: str, kind: str) -> str:
+    return f"{place}::{kind}"
 
 
 def _split(name: str) -> tuple[str, str]:
-    layer, _, kind = name.rpartition("::")
-    return layer, kind
+    place, _, kind = name.rpartition("::")
+    return place, kind

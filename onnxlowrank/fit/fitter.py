@@ -7,8 +7,9 @@ from itertools import takewhile
 
 import numpy as np
 
+from onnxlowrank.calibrate.capture import Rows
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
-from onnxlowrank.calibrate.statistics import Calibration, feature_probe
+from onnxlowrank.calibrate.statistics import Calibration, feature_probe, place_probe
 from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
@@ -19,7 +20,7 @@ from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
 
-_FEATURES, _SHORTCUT = "onnxlowrank::features", "onnxlowrank::shortcut"
+_FEATURES, _SHORTCUT = "onnxlowrank::features::{}", "onnxlowrank::shortcut::{}"  # at the place of this number
 
 ChooseLowering = Callable[[Layer, Chain], Sequence[str]]
 """Chooses how the links of a chain are lowered."""
@@ -95,17 +96,34 @@ class Fitter:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
         about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
-        probes = [feature_probe(_FEATURES, draft.features, layer)]
-        if layer.shortcut is not None:
-            probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
+        probes: list[Probe] = []
+        for number, place in enumerate(layer.places):
+            probes.append(feature_probe(_FEATURES.format(number), draft.features, layer, place))
+            if place.shortcut is not None:
+                probes.append(place_probe(_SHORTCUT.format(number), place.shortcut, layer))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
         rows = prefix_cache.sample(prefix, probes, layer.input, advance)
-        samples = Samples(
-            features=np.concatenate([row[_FEATURES] for row in rows]),
-            target=about.preactivations.read(layer.name),
-            shortcut=None if layer.shortcut is None else np.concatenate([row[_SHORTCUT] for row in rows]),
-            activation=layer.activation,
-        )
+        samples = _samples(layer, rows, about.preactivations.read(layer.name))
         del rows
         fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))
+
+
+def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows) -> Samples:
+    """Return what a layer is fitted on: the rows of all places, those of one feed after the other.
+
+    Where some places only have a shortcut, it is zero at the others. Where activations differ, none is accounted for.
+    """
+    features, shortcuts = [], []
+    for one in rows:
+        for number, place in enumerate(layer.places):
+            features.append(one[_FEATURES.format(number)])
+            given = place.shortcut is not None
+            shortcuts.append(one[_SHORTCUT.format(number)] if given else np.zeros((len(features[-1]), layer.outputs)))
+    has_shortcut = any(place.shortcut is not None for place in layer.places)
+    return Samples(
+        features=np.concatenate(features),
+        target=target,
+        shortcut=np.concatenate(shortcuts, dtype=np.float32) if has_shortcut else None,
+        activation=layer.common_activation,
+    )

@@ -122,3 +122,10 @@ def rebuild(
     graph.input.extend(info for info in inputs if info.name in used or info.name not in constants)
     graph.output.extend(outputs)
     return result
+
+
+def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
+    """Return a copy of ``model`` with more outputs, which carry no type."""
+    graph = model.graph
+    outputs = [*graph.output, *(ValueInfoProto(name=name) for name in tensors)]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)

@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
+from onnxlowrank.calibrate.statistics import place_probe
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.evaluate.classes import class_scores, confidence, divergence
 from onnxlowrank.graph.chain import Chain, Step, as_chain
@@ -36,7 +37,7 @@ _CONFIDENCE = 0.8
 _HOTTEST = 1e3
 _MOST_REFITTED = 8
 """Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
-_PROBE = "::onnxlowrank::response"
+_PROBE = "::onnxlowrank::response::"
 _SEED = 0
 _TINY = 1e-30
 
@@ -126,12 +127,20 @@ def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
 
 
 def _probes(layers: Sequence[Layer]) -> list[Probe]:
-    return [Probe(layer.name + _PROBE, layer.output, not layer.is_conv) for layer in layers]
+    return [
+        place_probe(f"{layer.name}{_PROBE}{number}", place.output, layer)
+        for layer in layers
+        for number, place in enumerate(layer.places)
+    ]
 
 
 def _joined(rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Return all rows by the names of their layers."""
-    return {name.removesuffix(_PROBE): np.concatenate([one[name] for one in rows]) for name in rows[0]}
+    """Return all rows by the names of their layers, those of all places together."""
+    found: dict[str, list[Rows]] = {}
+    for one in rows:
+        for name, values in one.items():
+            found.setdefault(name.rpartition(_PROBE)[0], []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
