@@ -175,7 +175,7 @@ def test_small_equal_weights_stay_two() -> None:
 def test_a_layer_that_was_there_before_is_no_next_one() -> None:
     """To refit it changes what the layer in between reads."""
     weights = {name: normal(RNG, 4, 4) for name in "uvw"}
-    body = "g (float[N, 4] x) => (float[N, 4] z) { a = MatMul (x, u) b = MatMul (a, v) c = MatMul (b, u) z = MatMul (c, w) }"
-    model = parse(body, **weights)
+    lines = "a = MatMul (x, u) b = MatMul (a, v) c = MatMul (b, u) z = MatMul (c, w)"
+    model = parse(f"g (float[N, 4] x) => (float[N, 4] z) {{ {lines} }}", **weights)
     found = {name: [one.name for one in after] for name, after in next_layers(model, find_layers(model)).items()}
     assert found == {"n_a": ["n_b", "n_z"], "n_b": [], "n_z": []}
