@@ -35,7 +35,7 @@ def normalise(model: ModelProto) -> ModelProto:
 
     Where onnxruntime cannot read the model, or would write operators the model does not import, nothing is folded.
     """
-    prepared = _prepare(model)
+    prepared = prepare(model)
     try:
         folded = merge_equal_weights(_fold(prepared))
         _run_onnxruntime(folded)
@@ -46,8 +46,11 @@ def normalise(model: ModelProto) -> ModelProto:
     return folded
 
 
-def _prepare(model: ModelProto) -> ModelProto:
-    """Return a copy of ``model`` with named nodes, without Constant nodes and without inputs that have a default."""
+def prepare(model: ModelProto) -> ModelProto:
+    """Return a copy of ``model`` with named nodes, without Constant nodes and without inputs that have a default.
+
+    Nothing is folded yet: these are the nodes and names that :func:`normalise` begins with.
+    """
     graph = model.graph
     outputs = {output.name for output in graph.output}
     nodes, initializers = [], list(graph.initializer)

@@ -13,7 +13,7 @@ from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import Latency, median_speedup
 from onnxlowrank.passes.base import Candidate, Plan
-from onnxlowrank.plan.network import Network, rewrite_and_fold
+from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select
 from onnxlowrank.progress import Progress
 
@@ -44,7 +44,7 @@ class NetworkBuilder:
         """Return the network of a plan, fitted and timed side by side with the original."""
         network = self.network
         chains = self.fitter.fit(plan, self.progress)
-        model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
+        model = network.written(chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
         before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)

@@ -7,6 +7,7 @@ import math
 from onnxlowrank.errors import ModelError
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.goal import CONV_MACS, DEFAULT_SPEEDUP, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
+from onnxlowrank.graph.storage import bytes_per_weight
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
@@ -120,9 +121,9 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
         return builder.build(unchanged_plan(network.layers))
 
     def in_bytes(candidate: Candidate) -> int:
-        return 4 * candidate.parameters
+        return bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
 
-    plan, size = unchanged_plan(network.layers), network.model.ByteSize()
+    plan, size = unchanged_plan(network.layers), network.written({}).ByteSize()
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
         around = size - sum(map(in_bytes, plan.values()))
         plan = plan_by(in_bytes, builder.candidates, most - around, builder.select, builder.losses)

@@ -13,6 +13,7 @@ from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
 from onnxlowrank.measure.node_times import profile, profile_interleaved, time_per_layer
@@ -44,7 +45,16 @@ class Network:
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
-        return rewrite_and_fold(self.model, self.layers, self.outlines(plan))
+        return self.written(self.outlines(plan))
+
+    def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        """Return the network with chains in place of layers, permutations of maps folded, weights as they were stored."""
+        return store(fold_gathers(rewrite(self.model, self.layers, chains)), self.stored_types)
+
+    @cached_property
+    def stored_types(self) -> StoredTypes:
+        """Which weights are stored in half precision."""
+        return stored_types(self.original)
 
     def outlines(self, plan: Plan) -> dict[str, Chain]:
         """Return the chains of a plan, by layer, with constants for weights."""
@@ -73,8 +83,3 @@ class Network:
         if self.target.kind != "cpu":
             return [{} for _ in models]
         return [time_per_layer(times, self.layers)[0] for times in profile_interleaved(models, self.feeds, self.target)]
-
-
-def rewrite_and_fold(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
-    """Return the network with chains in place of layers, permutations of maps folded into what follows."""
-    return fold_gathers(rewrite(model, layers, chains))
