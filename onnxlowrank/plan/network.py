@@ -48,7 +48,7 @@ class Network:
         return self.written(self.outlines(plan))
 
     def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
-        """Return the network with chains in place of layers, permutations of maps folded, weights as they were stored."""
+        """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
         return store(fold_gathers(rewrite(self.model, self.layers, chains)), self.stored_types)
 
     @cached_property

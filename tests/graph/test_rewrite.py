@@ -252,6 +252,7 @@ def test_network_with_subgraphs_functions_and_empty_attributes() -> None:
         )
     )
     model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node[2].op_type, model.graph.node[2].domain = "f", "own"
     layers = find_layers(model)
     rewritten = rewrite(model, layers, {"n_a": matrix_chain(layers[0], 4)})
     assert without_body(rewritten) == without_body(model)

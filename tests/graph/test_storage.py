@@ -21,8 +21,8 @@ def half(*shape: int, scale: float = 0.1) -> np.ndarray:
     return (scale * normal(RNG, *shape)).astype(np.float16)
 
 
-def network(kind: str = "cast") -> ModelProto:
-    """Return two Convs, one with a BatchNorm behind it, and a MatMul, with weights behind Casts, and one float32 Conv."""
+def network() -> ModelProto:
+    """Return Convs, one with a BatchNorm behind it, and a MatMul, weights behind Casts, and one float32 Conv."""
     body = """g (float[N, 16, 8, 8] x, bool t) => (float[N, 24, 8, 8] y, float[N, 16, 8, 32] z, float[N, 24, 8, 8] q) {
         wa = Cast <to = 1> (ha)  wb = Cast <to = 1> (hb)  bb = Cast <to = 1> (hbb)  ti = Identity (hm)
         tt = Transpose <perm = [1, 0]> (ti)  wm = Cast <to = 1> (tt)
