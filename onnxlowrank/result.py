@@ -31,7 +31,7 @@ class LayerReport:
     """What became of one layer.
 
     Attributes:
-        name: Node name.
+        name: Node name; of several places, that of the first.
         method: The pass, or ``keep``.
         setting: The pass's ranks, named by ``rank_names``.
         energy: Predicted share of the response's variance that is kept.
@@ -39,6 +39,7 @@ class LayerReport:
         parameters: Number of weights and biases, before and after.
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
+        places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerReport:
     parameters: tuple[int, int]
     kept_because: str = ""
     milliseconds: tuple[float, float] | None = None
+    places: int = 1
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ def _report_layer(
         parameters=(layer.parameters, _parameters(layer, chain)),
         kept_because=kept_because if kept else "",
         milliseconds=milliseconds,
+        places=len(layer.places),
     )
 
 
@@ -266,7 +269,7 @@ def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
 
 
 def _macs(layer: Layer, chain: Chain | None) -> int:
-    return layer.macs if chain is None else chain.macs(layer.input_shape)
+    return layer.macs if chain is None else chain.macs_in(layer)
 
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:

@@ -114,7 +114,7 @@ class Features:
     """What is sampled: a tensor, behind convolutions, and under a window if there is one.
 
     Attributes:
-        tensor: Name of a tensor of the network.
+        tensor: Name of the layer's input or output; at another place of the layer, that stands for the one there.
         steps: Convolutions to apply to it.
         window: Patches ``[channels * taps]`` are sampled instead of single positions ``[channels]``.
     """
@@ -205,7 +205,7 @@ class Pass(ABC):
     def candidate(self, layer: Layer, setting: Setting, energy: float) -> Candidate:
         """Return the candidate of one setting, what it costs counted on the outline: every factor, 1x1 ones too."""
         chain = self.outline(layer, setting)
-        return Candidate(layer.name, self.name, setting, chain.macs(layer.input_shape), chain.parameters, energy)
+        return Candidate(layer.name, self.name, setting, chain.macs_in(layer), chain.parameters, energy)
 
 
 def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:

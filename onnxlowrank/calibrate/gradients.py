@@ -10,7 +10,7 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -74,14 +74,9 @@ def squared_gradients(
     logits_model = _up_to_logits(model)
     feed_names = [value.name for value in logits_model.graph.input]
     network, modules = _converted(onnx2torch, logits_model)
-    weights = [
-        _weight(network, modules[layer.name])
-        if layer.name in modules
-        else _Weight(torch.zeros(layer.weight.shape))  # nothing depends on it
-        for layer in layers
-    ]
-    tensors = [weight.tensor.requires_grad_(True) for weight in weights]
-    totals = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
+    weights = [_weights(network, modules, layer) or [_Weight(torch.zeros(layer.weight.shape))] for layer in layers]
+    tensors = [[weight.tensor.requires_grad_(True) for weight in its] for its in weights]
+    totals = [torch.zeros_like(its[0], dtype=torch.float64) for its in tensors]
 
     samples = np.unique(np.linspace(0, len(inputs) * inputs.batch - 1, _MOST_SAMPLES).astype(int))
     for feed in np.unique(samples // inputs.batch):
@@ -90,12 +85,19 @@ def squared_gradients(
         elements = samples[samples // inputs.batch == feed] % inputs.batch
         labels = None if inputs.labels is None else inputs.labels[feed]
         for difference in _differences(torch, logits, elements, labels, h):
-            gradients = torch.autograd.grad(logits, tensors, difference, retain_graph=True, materialize_grads=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                total += gradient.double().square()
+            gradients = torch.autograd.grad(
+                logits,
+                [tensor for its in tensors for tensor in its],
+                difference,
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            remaining = iter(gradients)
+            for total, its in zip(totals, tensors, strict=True):
+                total += sum(next(remaining).double() for _ in its).square()
         advance(len(elements) / len(samples))
     found = {
-        layer.name: weight.squares(total, layer) for layer, weight, total in zip(layers, weights, totals, strict=True)
+        layer.name: its[0].squares(total, layer) for layer, its, total in zip(layers, weights, totals, strict=True)
     }
     for name, squares in found.items():
         if not np.isfinite(squares).all():
@@ -138,6 +140,16 @@ def _converted(onnx2torch: Any, model: onnx.ModelProto) -> tuple[Torch, dict[str
         return onnx2torch.convert(model).eval().requires_grad_(False), modules
     except Exception as error:  # whatever the converters trip over
         raise _unsupported(error) from error
+
+
+def _weights(network: Torch, modules: Mapping[str, str], layer: Layer) -> list[_Weight]:
+    """Return the weights of a layer, none if nothing depends on it.
+
+    Convolutions have one each, copies of the same where the layer has several places; what reads an initializer shares
+    it. A gradient by the layer's weight is the sum of those by these.
+    """
+    found = [_weight(network, modules[place.name]) for place in layer.places if place.name in modules]
+    return list({id(weight.tensor): weight for weight in found}.values())
 
 
 def _weight(network: Torch, name: str) -> _Weight:

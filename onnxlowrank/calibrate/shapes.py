@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx
 
-from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.layer import Layer, Place
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
@@ -17,7 +17,7 @@ def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs)
     """Return the layers with the shapes they have on the first input."""
     if not layers:
         return []
-    names = sorted({name for layer in layers for name in (layer.input, layer.output)})
+    names = sorted({name for layer in layers for place in layer.places for name in (place.input, place.output)})
     given = inputs[0]
     read = {name for name in names if name in given}
     computed = [name for name in names if name not in read]
@@ -27,4 +27,8 @@ def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs)
         values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
     shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
     shapes |= {name: given[name].shape for name in read}
-    return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
+
+    def shaped(place: Place) -> Place:
+        return replace(place, input_shape=shapes[place.input], output_shape=shapes[place.output])
+
+    return [layer.at([shaped(place) for place in layer.places]) for layer in layers]

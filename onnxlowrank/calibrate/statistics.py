@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
-from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.layer import Layer, Place
 from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
@@ -73,9 +73,10 @@ def collect_statistics(
     """
     layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
     wanted = {
-        (layer.name, kind): probed
+        (layer.name, kind, number): probed
         for layer in layers
         if layer.name in applicable
+        for number in range(len(layer.places))
         for kind, probed in _wanted(layer, list(applicable[layer.name].values())).items()
     }
     if not wanted:
@@ -83,7 +84,10 @@ def collect_statistics(
     known = {layer.name: layer for layer in layers}
     ending = unused_ending(calibration.model, "::onnxlowrank")
     meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
-    probes = [feature_probe(name, wanted[key], known[key[0]]) for name, key in meant.items()]
+    probes = [
+        feature_probe(name, wanted[layer, kind, number], known[layer], known[layer].places[number])
+        for name, (layer, kind, number) in meant.items()
+    ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     overflowing: set[str] = set()
     unseen: dict[str, Moments] = {}
@@ -92,7 +96,7 @@ def collect_statistics(
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
-            layer_name, kind = meant[name]
+            layer_name, kind, _ = meant[name]
             if layer_name in overflowing or not np.isfinite(values).all():
                 overflowing.add(layer_name)
             elif kind == _TARGET:
@@ -126,7 +130,7 @@ def _statistics(
 
 
 def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
-    """Return what is sampled for a layer, by kind."""
+    """Return what is sampled for a layer, by kind, in the names of its first place."""
     wanted = {RESPONSE: Features(layer.output), _TARGET: Features(layer.preactivation)}
     wanted |= {kind: features for one in passes for kind, features in one.moments(layer).items()}
     if any(one.uses_metric for one in passes):
@@ -134,6 +138,17 @@ def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
     return wanted
 
 
-def feature_probe(name: str, wanted: Features, layer: Layer) -> Probe:
-    """Return the probe that samples features of a layer."""
-    return Probe(name, wanted.tensor, not layer.is_conv, wanted.steps, wanted.window)
+def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:
+    """Return the probe that samples features of a layer at one of its places."""
+    there = {
+        layer.preactivation: place.preactivation,
+        layer.input: place.input,
+        layer.output: place.output,
+    }
+    tensor = there.get(wanted.tensor, wanted.tensor)
+    return replace(place_probe(name, tensor, layer), steps=wanted.steps, window=wanted.window)
+
+
+def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
+    """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
+    return Probe(name, tensor, not layer.is_conv, share=len(layer.places))

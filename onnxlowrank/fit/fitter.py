@@ -7,8 +7,9 @@ from itertools import takewhile
 
 import numpy as np
 
+from onnxlowrank.calibrate.capture import Rows
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
-from onnxlowrank.calibrate.statistics import Calibration, feature_probe
+from onnxlowrank.calibrate.statistics import Calibration, feature_probe, place_probe
 from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.fit.drafts import Drafts
@@ -105,24 +106,42 @@ class Fitter:
         if not draft.chain.is_finite:
             return None
         ending = unused_ending(about.model, "::onnxlowrank")
-        features, shortcut = f"features{ending}", f"shortcut{ending}"
-        probes = [feature_probe(features, draft.features, layer)]
-        if layer.shortcut is not None:
-            probes.append(Probe(shortcut, layer.shortcut, not layer.is_conv))
+        probes: list[Probe] = []
+        for number, place in enumerate(layer.places):
+            probes.append(feature_probe(f"features{number}{ending}", draft.features, layer, place))
+            if place.shortcut is not None:
+                probes.append(place_probe(f"shortcut{number}{ending}", place.shortcut, layer))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
         try:
             rows = prefix_cache.sample(prefix, probes, layer.input, advance)
         except NotFiniteError:
             return None
-        samples = Samples(
-            features=np.concatenate([row[features] for row in rows]),
-            target=about.preactivations.read(layer.name),
-            shortcut=None if layer.shortcut is None else np.concatenate([row[shortcut] for row in rows]),
-            activation=layer.activation,
-        )
+        samples = _samples(layer, rows, about.preactivations.read(layer.name), ending)
         del rows
         with np.errstate(over="ignore"):
             fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
         if not fitted.is_finite:
             return None
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))
+
+
+def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows, ending: str) -> Samples:
+    """Return what a layer is fitted on: the rows of all places, those of one feed after the other.
+
+    Where some places only have a shortcut, it is zero at the others. Where activations differ, none is accounted for.
+    """
+    features, shortcuts = [], []
+    for one in rows:
+        for number, place in enumerate(layer.places):
+            features.append(one[f"features{number}{ending}"])
+            given = place.shortcut is not None
+            shortcuts.append(
+                one[f"shortcut{number}{ending}"] if given else np.zeros((len(features[-1]), layer.outputs))
+            )
+    has_shortcut = any(place.shortcut is not None for place in layer.places)
+    return Samples(
+        features=np.concatenate(features),
+        target=target,
+        shortcut=np.concatenate(shortcuts, dtype=np.float32) if has_shortcut else None,
+        activation=layer.common_activation,
+    )

@@ -137,6 +137,10 @@ class Chain:
             total += math.prod(size) * int(step.weight.size)
         return total
 
+    def macs_in(self, layer: Layer) -> int:
+        """Return the multiply-accumulates for one sample in place of ``layer``, at all its places together."""
+        return sum(self.macs(place.input_shape) for place in layer.places)
+
     @property
     def is_finite(self) -> bool:
         """Whether all weights and biases are finite."""

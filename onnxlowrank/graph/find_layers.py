@@ -10,19 +10,26 @@ from onnx import ModelProto, NodeProto
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.graph.surroundings import activation, residual
+from onnxlowrank.graph.tie import tie
 
 
 def find_layers(model: ModelProto) -> list[Layer]:
-    """Return the layers of a normalised model in graph order, their shapes still empty.
+    """Return the layers of a normalised model in the graph order of their first places, their shapes still empty.
 
     A layer is a Conv over one or two spatial axes, a Gemm with ``transA = 0``, or a MatMul by a matrix on the right
     together with the Add of its bias, if that is all that reads the product. Weight and bias must be float32 and
     constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. A weight
-    without a single element is no layer's. Nodes inside subgraphs are left alone.
+    without a single element is no layer's. Nodes inside subgraphs are left alone. Nodes that read the same weight are
+    one layer with several places, if they have the same bias and attributes as well: see :mod:`onnxlowrank.graph.tie`.
     """
     index = Index.of(model)
-    found = (_find(index, node) for node in index.nodes)
-    return [_with_surroundings(index, layer) for layer in found if layer is not None and layer.weight.size]
+    found = ((node, _find(index, node)) for node in index.nodes)
+    layers = [
+        (node.input[1], _with_surroundings(index, layer))
+        for node, layer in found
+        if layer is not None and layer.weight.size
+    ]
+    return tie(index, layers)
 
 
 def _find(index: Index, node: NodeProto) -> Layer | None:
@@ -105,7 +112,6 @@ def _layer(
         output=node.output[0],
         nodes=(node.name,),
         preactivation=node.output[0],
-        shares_weight=index.is_shared(node.input[1]),
     )
 
 

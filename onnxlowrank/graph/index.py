@@ -62,12 +62,12 @@ class Index:
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
-    def is_shared(self, name: str) -> bool:
-        """Return whether more than one read is made of the constant ``name``, under whatever of its names."""
+    def uses(self, name: str) -> int:
+        """Return how many reads are made of the constant ``name``, under whatever of its names."""
         tensor = self.constants[name]
         aliases = (alias for alias, other in self.constants.items() if other is tensor)
         readers = (position for alias in aliases for position in self.readers.get(alias, []))
-        return sum(self.nodes[position].op_type != "Identity" for position in readers) > 1
+        return sum(self.nodes[position].op_type != "Identity" for position in readers)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""A layer: one Conv, Gemm or MatMul(+Add) node with a constant weight, and what surrounds it."""
+"""A layer: the Conv, Gemm or MatMul(+Add) nodes of one constant weight, and what surrounds each of them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,26 +64,60 @@ FLAT = Geometry()
 """The geometry of fully connected layers: no axes."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a network a layer is computed.
+
+    Attributes:
+        input: Name of the tensor the layer reads.
+        output: Name of the tensor it writes: the response ``y``, after the bias, before the activation.
+        nodes: Names of the nodes it consists of, in graph order (a MatMul and its Add, or one node).
+        preactivation: Name of the tensor ``r(.)`` acts on: ``output``, or that of the residual Add behind it.
+        activation: ``r(.)``, what is applied to the preactivation; the identity when the response has other readers.
+        shortcut: Name of the residual Add's other operand, or None.
+        input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
+        output_shape: Likewise for the response.
+    """
+
+    input: str
+    output: str
+    nodes: tuple[str, ...]
+    preactivation: str
+    activation: Activation = IDENTITY
+    shortcut: str | None = None
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its first node, by which chains in its place are called."""
+        return self.nodes[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One layer of a network.
 
+    Nodes that share weight, bias and attributes compute the same function: they are one layer with several places,
+    which is decided on, fitted and written as one (siamese networks, unrolled steps, heads over pyramid levels).
+
     Attributes:
-        name: Name of the node, unique in the graph.
+        name: Name of the (first) node, unique in the graph.
         op: ``Conv``, ``Gemm`` or ``MatMul``.
         weight: ``[F, C/group, *kernel]`` for a Conv; ``[F, C]`` otherwise, with ``transB`` and ``alpha`` applied.
         bias: ``[F]`` (``beta`` applied), or None.
         geometry: Strides, pads and dilations.
         group: Groups of a Conv, otherwise 1.
-        input: Name of the tensor the layer reads.
-        output: Name of the tensor it writes: the response ``y``, after the bias, before the activation.
-        nodes: Names of the nodes the layer consists of, in graph order (a MatMul and its Add, or one node).
-        shares_weight: Whether another node reads the same weight.
-        activation: ``r(.)``, what is applied to the preactivation; the identity when the response has other readers.
-        preactivation: Name of the tensor ``r(.)`` acts on: ``output``, or that of the residual Add behind it.
-        shortcut: Name of the residual Add's other operand, or None.
-        input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
-        output_shape: Likewise for the response.
+        input: As of the first :class:`Place`; so are all attributes that a place has.
+        output: Likewise.
+        nodes: Likewise.
+        preactivation: Likewise.
+        shares_weight: Whether a node that is no place of the layer reads the same weight.
+        activation: As of the first place.
+        shortcut: Likewise.
+        input_shape: Likewise.
+        output_shape: Likewise.
+        elsewhere: The other places, in graph order.
     """
 
     name: str
@@ -100,6 +135,28 @@ class Layer:
     shortcut: str | None = None
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
+    elsewhere: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places, in graph order."""
+        first = Place(**{one.name: getattr(self, one.name) for one in fields(Place)})
+        return (first, *self.elsewhere)
+
+    def at(self, places: Sequence[Place]) -> Layer:
+        """Return the layer with other places."""
+        first, *others = places
+        return replace(self, **vars(first), elsewhere=tuple(others))
+
+    def one_by_one(self) -> list[Layer]:
+        """Return for every place the layer as if it were there alone."""
+        return [self.at([place]) for place in self.places]
+
+    @property
+    def common_activation(self) -> Activation:
+        """``r(.)`` where it is the same at all places, the identity where they differ."""
+        first, *others = (place.activation for place in self.places)
+        return first if all(one == first for one in others) else IDENTITY
 
     @property
     def is_conv(self) -> bool:
@@ -142,15 +199,15 @@ class Layer:
 
     @property
     def positions(self) -> int:
-        """Number of positions of one sample at which the layer computes a response."""
-        return math.prod(self.output_shape[2:]) if self.is_conv else math.prod(self.output_shape[1:-1])
+        """Number of positions of one sample, over all places, at which the layer computes a response."""
+        return sum(math.prod(one.output_shape[2:] if self.is_conv else one.output_shape[1:-1]) for one in self.places)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the layer for one sample."""
+        """Multiply-accumulates of the layer for one sample, those of all places together."""
         return self.positions * int(self.weight.size)
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
+        """Number of weights and biases, which all places share."""
         return int(self.weight.size) + (0 if self.bias is None else int(self.bias.size))

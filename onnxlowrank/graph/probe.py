@@ -43,6 +43,7 @@ class Probe:
             channels-first tensors only.
         window: Sample the patches under this window, ``[rows, channels * taps]``, in the order of a kernel
             ``[F, channels, *taps]``; likewise.
+        share: Only ``S / share`` numbers are used (at least 1): so several probes give about as many rows as one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Probe:
     channels_last: bool
     steps: tuple[Step, ...] = ()
     window: Window | None = None
+    share: int = 1
 
 
 def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
@@ -96,7 +98,7 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     )
 
 
-def with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+def with_only_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
     graph = model.graph
     described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
@@ -167,19 +169,21 @@ class _Sampler:
             weight = self._initializer("weight", np.asarray(plain.weight, np.float32))
             tensor = self._node("Conv", tensor, weight, **conv_attributes(plain))
         if probe.window is not None:
-            rows = self._patches(tensor, probe.window)
+            rows = self._patches(tensor, probe.window, probe.share)
+        elif probe.channels_last:
+            rows = self._channels_last(tensor, probe.share)
         else:
-            rows = self._channels_last(tensor) if probe.channels_last else self._channels_first(tensor)
+            rows = self._channels_first(tensor, probe.share)
         shape = self._node("Concat", self._constant([-1]), self._size(rows, 2), axis=0)
         self._node("Reshape", rows, shape, output=probe.name)
 
-    def _channels_first(self, tensor: str) -> str:
+    def _channels_first(self, tensor: str, share: int) -> str:
         """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
         flat = self._flat(tensor)
-        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2)), axis=2)
+        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2), share), axis=2)
         return self._node("Transpose", sampled, perm=[0, 2, 1])
 
-    def _patches(self, tensor: str, window: Window) -> str:
+    def _patches(self, tensor: str, window: Window, share: int) -> str:
         """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
         taps = math.prod(window.kernel)
         flat = self._flat(tensor)
@@ -195,7 +199,9 @@ class _Sampler:
             self._initializer("taps", one_hot),
             **conv_attributes(Step("taps", one_hot, window.geometry)),
         )
-        pixel = self._node("Reshape", self._int64(self._channels_first(layout)), self._constant([-1]))  # [k * taps]
+        pixel = self._node(
+            "Reshape", self._int64(self._channels_first(layout, share)), self._constant([-1])
+        )  # [k * taps]
         inside = self._node("Min", self._double(pixel), self._constant([1.0]))
         source = self._int64(self._node("Sub", self._double(pixel), inside))
         values = self._node("Gather", flat, source, axis=2)
@@ -207,11 +213,11 @@ class _Sampler:
         width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
         return self._node("Reshape", rows, self._node("Concat", self._constant([0, 0]), width, axis=0))
 
-    def _channels_last(self, tensor: str) -> str:
+    def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
         shape = self._node("Concat", self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1), axis=0)
         flat = self._node("Reshape", tensor, shape)
-        return self._node("Gather", flat, self._indices(self._size(flat, 1)), axis=1)
+        return self._node("Gather", flat, self._indices(self._size(flat, 1), share), axis=1)
 
     def _flat(self, tensor: str) -> str:
         """Reshape ``[N, C, *spatial]`` to ``[N, C, P]``, be it of no samples."""
@@ -225,10 +231,12 @@ class _Sampler:
         axes = self._node("Add", self._count(count), self._constant([first]))
         return self._node("ReduceProd", self._node("Gather", shape, axes, axis=0))
 
-    def _indices(self, total: str) -> str:
+    def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
-        size = self._double(total)
-        count = self._node("Min", self._double(self._size(self._numbers, 0)), size)
+        size, most = self._double(total), self._double(self._size(self._numbers, 0))
+        if share > 1:
+            most = self._node("Ceil", self._node("Div", most, self._constant([float(share)])))
+        count = self._node("Min", most, size)
         strata = self._count(self._int64(count))
         jitter = self._double(self._node("Gather", self._numbers, strata, axis=0))
         place = self._node("Add", self._double(strata), jitter)

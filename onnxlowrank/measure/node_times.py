@@ -151,13 +151,13 @@ def time_per_layer(
         The sum of the medians of each layer's nodes, whether its own or those of the chain in its place, and of what
         is fused with them; and the sum over all nodes of no layer, onnxruntime's own among them.
     """
-    owners = {name: layer.name for layer in layers for name in layer.nodes}
+    owners = {name: layer.name for layer in layers for place in layer.places for name in place.nodes}
     per_layer, rest = {layer.name: 0.0 for layer in layers}, 0.0
     for part in times:
         name = part.node or ""
         chain_of = "" if name in own else name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
-        owner = owners.get(name) or chain_of
-        if owner in per_layer:
+        owner = owners.get(name) or owners.get(chain_of)
+        if owner is not None:
             per_layer[owner] += part.median
         else:
             rest += part.median

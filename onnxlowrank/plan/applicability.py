@@ -17,17 +17,19 @@ def applicable_passes(
     """Return the passes that suit every layer, and for the layers without any the reasons."""
     for option, patterns in (("--only", only), ("--exclude", exclude)):
         for pattern in patterns:
-            if not any(matches(layer.name, pattern) for layer in layers):
+            if not any(_is_named(layer, pattern) for layer in layers):
                 raise OptionError(f"{option} {pattern} matches no layer; layers are {some_names(layers)}")
     applicable: dict[str, dict[str, Pass]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        if only and not any(matches(layer.name, pattern) for pattern in only):
+        if only and not any(_is_named(layer, pattern) for pattern in only):
             reasons[layer.name] = "not in --only"
-        elif any(matches(layer.name, pattern) for pattern in exclude):
+        elif any(_is_named(layer, pattern) for pattern in exclude):
             reasons[layer.name] = "excluded"
         elif conv_only and not layer.is_conv:
             reasons[layer.name] = "--target macs counts convolutions"
+        elif layer.shares_weight:
+            reasons[layer.name] = "its weight is shared by nodes that compute something else with it"
         elif reason := _unfit(layer):
             reasons[layer.name] = reason
         else:
@@ -49,6 +51,11 @@ def matches(name: str, pattern: str) -> bool:
     """
     wild = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in pattern)
     return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None
+
+
+def _is_named(layer: Layer, pattern: str) -> bool:
+    """Return whether a pattern matches a layer, by the name of its node at any of its places."""
+    return any(matches(place.name, pattern) for place in layer.places)
 
 
 def _unfit(layer: Layer) -> str | None:

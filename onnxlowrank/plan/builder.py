@@ -13,7 +13,7 @@ from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import Latency, median_speedup
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, keep
-from onnxlowrank.plan.network import Network, rewrite_and_fold
+from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select
 from onnxlowrank.progress import Progress
 
@@ -46,7 +46,7 @@ class NetworkBuilder:
         chains = self.fitter.fit(plan, self.progress)
         failed = [layer for layer in network.layers if plan[layer.name].method != KEEP and layer.name not in chains]
         plan = plan | {layer.name: keep(layer) for layer in failed}
-        model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
+        model = network.written(chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
         before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
 from onnxlowrank.graph.outside import byte_count
+from onnxlowrank.graph.storage import bytes_per_weight
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
@@ -92,9 +93,9 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
         return builder.build(unchanged_plan(network.layers))
 
     def in_bytes(candidate: Candidate) -> int:
-        return 4 * candidate.parameters
+        return bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
 
-    plan, size = unchanged_plan(network.layers), byte_count(network.model)
+    plan, size = unchanged_plan(network.layers), byte_count(network.written({}))
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
         around = size - sum(map(in_bytes, plan.values()))
         plan = plan_by(in_bytes, builder.candidates, most - around, builder.select, builder.losses)

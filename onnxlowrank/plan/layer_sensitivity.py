@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
+from onnxlowrank.calibrate.statistics import place_probe
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_outputs
+from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
@@ -64,8 +65,8 @@ class LayerSensitivity:
         """
         judged = [one.tensor for one in measures]
         self._judging = depends_on(model, set(judged))
-        others = [layer.output for layer in layers if layer.output not in self._judging]
-        self._model, self._layers, self._inputs = with_outputs(model, [*judged, *others]), layers, inputs
+        others = [place.output for layer in layers for place in layer.places if place.output not in self._judging]
+        self._model, self._layers, self._inputs = with_only_outputs(model, [*judged, *others]), layers, inputs
         self._ending = unused_ending(model, "::onnxlowrank")
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
         self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
@@ -94,7 +95,7 @@ class LayerSensitivity:
         changed = self._responses(chains, following) if following else {}
         chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
-        if layer.output not in self._judging:
+        if self._judging.isdisjoint(place.output for place in layer.places):
             return float(lost), float(lost)
         return float(lost), self._objective.loss(_run(*self._with(chains)))
 
@@ -109,11 +110,19 @@ class LayerSensitivity:
         return self._prefix_cache.rest(add_probes(changed, probes) if probes else changed)
 
     def _probes(self, layers: Sequence[Layer]) -> list[Probe]:
-        return [Probe(layer.name + self._ending, layer.output, not layer.is_conv) for layer in layers]
+        return [
+            place_probe(f"{number}/{layer.name}{self._ending}", place.output, layer)
+            for layer in layers
+            for number, place in enumerate(layer.places)
+        ]
 
     def _joined(self, rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-        """Return all rows by the names of their layers."""
-        return {name.removesuffix(self._ending): np.concatenate([one[name] for one in rows]) for name in rows[0]}
+        """Return all rows by the names of their layers, those of all places together."""
+        found: dict[str, list[Rows]] = {}
+        for one in rows:
+            for name, values in one.items():
+                found.setdefault(name.removesuffix(self._ending).partition("/")[2], []).append(values)
+        return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:

@@ -15,8 +15,9 @@ from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
-from onnxlowrank.graph.probe import with_outputs
+from onnxlowrank.graph.probe import with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
@@ -67,8 +68,8 @@ class Network:
         tensors = [one.tensor for one in self.measures if one.tensor not in outputs]
         inside = None
         if tensors:
-            exposed = with_outputs(self.model, tensors)
-            inside = exposed, rewrite_and_fold(exposed, self.layers, chains)
+            exposed = with_only_outputs(self.model, tensors)
+            inside = exposed, fold_gathers(rewrite(exposed, self.layers, chains))
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
         if self.metric is None:
             return found
@@ -76,7 +77,16 @@ class Network:
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
-        return rewrite_and_fold(self.model, self.layers, self.outlines(plan))
+        return self.written(self.outlines(plan))
+
+    def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
+        return store(fold_gathers(rewrite(self.model, self.layers, chains)), self.stored_types)
+
+    @cached_property
+    def stored_types(self) -> StoredTypes:
+        """Which weights are stored in half precision."""
+        return stored_types(self.original)
 
     def outlines(self, plan: Plan) -> dict[str, Chain]:
         """Return the chains of a plan, by layer, with constants for weights."""
@@ -108,8 +118,3 @@ class Network:
 
     def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
         return time_per_layer(times, self.layers, {node.name for node in self.model.graph.node})
-
-
-def rewrite_and_fold(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
-    """Return the network with chains in place of layers, permutations of maps folded into what follows."""
-    return fold_gathers(rewrite(model, layers, chains))

@@ -91,7 +91,7 @@ def _layers(result: Result) -> Table:
     timed = any(layer.milliseconds for layer in result.layers)
     rows = [
         (
-            layer.name,
+            layer.name if layer.places == 1 else f"{layer.name} ({layer.places} places)",
             f"kept: {layer.kept_because}" if layer.method == KEEP else _became(layer),
             f"{layer.macs[0] / 1e6:.2f}",
             f"{layer.macs[1] / 1e6:.2f}",

@@ -186,7 +186,7 @@ def _analysed(
     zeros = None
     if statistics is not None:
         spectrum = tuple(statistics.response_energy.tolist())
-        zeros = float((layer.activation(store.read(layer.name)) == 0).mean())
+        zeros = float((layer.common_activation(store.read(layer.name)) == 0).mean())
     front = pareto([Item(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
     points = (
         Point(one.candidate.method, one.candidate.setting, one.candidate.macs / layer.macs, one.candidate.energy)

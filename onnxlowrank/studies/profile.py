@@ -131,7 +131,8 @@ def profile(
     used = open_or_synthesise(input_specs(network), inputs, shapes or {}, preprocess, 1, 0)
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), used)
-    macs = {node: layer.macs * used.batch for layer in layers for node in layer.nodes[:1]}
+    alone = [one for layer in layers for one in layer.one_by_one()]
+    macs = {one.nodes[0]: one.macs * used.batch for one in alone}
     times = time_nodes(network, used[0], target, seconds)
     total = sum(part.median for part in times) or 1.0
     return Profile(describe(model), provider, threads, used.batch, tuple(_share(part, total, macs) for part in times))

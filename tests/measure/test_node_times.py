@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import ModelProto
 
 from onnxlowrank.errors import InputDataError
 from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.layer import FLAT, Layer
+from onnxlowrank.graph.layer import FLAT, Layer, Place
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.measure.node_times import (
@@ -292,6 +293,13 @@ def test_layers_whose_names_begin_alike() -> None:
         [NodeTime("any", "Conv", "a/lowrank/b/lowrank/rows", (4.0,))], [layer("a"), layer("a/lowrank/b")]
     )
     assert again == ({"a": 0.0, "a/lowrank/b": 4.0}, 0.0)
+
+
+def test_a_layer_takes_the_time_of_all_its_places() -> None:
+    twice = replace(layer("a"), elsewhere=(Place("in", "out", ("b/c", "add"), "out"),))
+    names = ["a", "b/c", "add", "a/lowrank/rows", "b/c/lowrank/rows_1", "b", "b/lowrank/rows"]
+    times = [NodeTime("any", "MatMul", name, (2.0**i,)) for i, name in enumerate(names)]
+    assert time_per_layer(times, [twice]) == ({"a": 31.0}, 96.0)
 
 
 def test_time_per_node_adds_medians() -> None:
