@@ -258,7 +258,7 @@ def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
 
 
 def _macs(layer: Layer, chain: Chain | None) -> int:
-    return layer.macs if chain is None else chain.macs(layer.input_shape)
+    return layer.macs if chain is None else layer.for_one_sample(chain.macs(layer.input_shape))
 
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:

@@ -205,7 +205,8 @@ class Pass(ABC):
     def candidate(self, layer: Layer, setting: Setting, energy: float) -> Candidate:
         """Return the candidate of one setting, what it costs counted on the outline: every factor, 1x1 ones too."""
         chain = self.outline(layer, setting)
-        return Candidate(layer.name, self.name, setting, chain.macs(layer.input_shape), chain.parameters, energy)
+        macs = layer.for_one_sample(chain.macs(layer.input_shape))
+        return Candidate(layer.name, self.name, setting, macs, chain.parameters, energy)
 
 
 def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:

@@ -82,6 +82,7 @@ class Layer:
         shortcut: Name of the residual Add's other operand, or None.
         input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
         output_shape: Likewise for the response.
+        samples: How many samples that input had; None for one an entry of its first axis.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Layer:
     shortcut: str | None = None
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
+    samples: int | None = None
 
     @property
     def is_conv(self) -> bool:
@@ -144,7 +146,15 @@ class Layer:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the layer for one sample."""
-        return self.positions * int(self.weight.size)
+        return self.for_one_sample(self.positions * int(self.weight.size))
+
+    def for_one_sample(self, macs: int) -> int:
+        """Return multiply-accumulates for one sample, given those for one entry of the input's first axis.
+
+        They are not the same where samples lie on another axis, or several rows are one sample's.
+        """
+        entries = self.output_shape[0] if len(self.output_shape) > 1 else 1
+        return macs if self.samples is None else -(-macs * entries // self.samples)
 
     @property
     def parameters(self) -> int:
