@@ -129,5 +129,5 @@ def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
     stacked = stacked_inputs(original, inputs)
     about = Calibration(model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
     drafts = Drafts(applicable, collect_statistics(about, Silent()))
-    candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
+    candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
     return Prepared(original, about, drafts, candidates, inputs)

@@ -11,6 +11,7 @@ import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
@@ -156,6 +157,7 @@ def optimize_each(
     )
     inputs, unseen = given.calibration, given.unseen
     layers = with_shapes(normalised, found_layers, inputs)
+    kept = kept_nodes(normalised, layers, inputs)
     applicable, reasons = applicable_passes(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
     by_hand = manual_ranks(layers, applicable, options.ranks)
     stacked = stacked_inputs(original, inputs)
@@ -167,19 +169,20 @@ def optimize_each(
         )
         drafts = Drafts(applicable, collect_statistics(calibration, progress, metric))
         advance = progress.stage("candidates", len(layers))
-        candidates = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        candidates, without = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        reasons |= without
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, progress)
         timer = ChainTimer(where, Cache())
         lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
-        network = Network(original, normalised, layers, applicable, lowering, inputs[0], where)
+        network = Network(original, normalised, layers, applicable, lowering, inputs[0], where, kept)
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
         for goal in goals:
             fitted = network_for(goal, builder, timer, unseen)
             verify_interface(original, fitted.model)
             agreement = compare_outputs(original, fitted.model, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *warnings_of(goal, fitted.speedup, timer, agreement))
-            yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
+            notes = (*given.notes, *warnings_of(goal, fitted, network, timer, agreement))
+            yield result_of(goal, fitted, network, reasons, agreement, notes, start)
             start = time.perf_counter()

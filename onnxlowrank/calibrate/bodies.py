@@ -1,4 +1,4 @@
-"""Graphs inside nodes (If, Loop, Scan) as networks of their own, with the input they get when the outer network runs."""
+"""Graphs inside nodes (If, Loop, Scan) as networks of their own, with the input they get in a run of the outer one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Counted are the products of an input with a weight, or of two computed matrices, that are summed: convolutions, taps in
 the padding included; transposed ones, every input position times its part of the kernel; matrix products; recurrent
-cells without the elementwise products of their gates. What is elementwise, pools, normalises or looks up counts nothing.
+cells without the elementwise products of their gates. What is elementwise, pools, normalises or looks up counts not.
 """
 
 from __future__ import annotations

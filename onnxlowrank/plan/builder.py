@@ -15,6 +15,7 @@ from onnxlowrank.measure.latency import Latency, median_speedup
 from onnxlowrank.passes.base import Candidate, Plan
 from onnxlowrank.plan.network import Network, rewrite_and_fold
 from onnxlowrank.plan.selection import Losses, Select
+from onnxlowrank.plan.tradeoff import Tradeoff
 from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
@@ -40,8 +41,14 @@ class NetworkBuilder:
     fitter: Fitter
     progress: Progress
 
-    def build(self, plan: Plan, predicted: float | None = None) -> FittedNetwork:
-        """Return the network of a plan, fitted and timed side by side with the original."""
+    def build(self, plan: Plan, predicted: float | None = None, reason: str = "") -> FittedNetwork:
+        """Return the network of a plan, fitted and timed side by side with the original.
+
+        Args:
+            plan: One candidate a layer.
+            predicted: The speed-up that is promised.
+            reason: Why the layers that have a choice are kept, where there was no selection.
+        """
         network = self.network
         chains = self.fitter.fit(plan, self.progress)
         model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
@@ -49,7 +56,7 @@ class NetworkBuilder:
         before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
-        return FittedNetwork(plan, chains, model, before, after, predicted)
+        return FittedNetwork(plan, chains, model, before, after, predicted, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +70,8 @@ class FittedNetwork:
         before: Times of the original network.
         after: Its times, taken in turns with these.
         predicted: The speed-up that the latency model promises, if there is one.
+        reason: Why layers that had a choice were kept, where that is the same for all.
+        tradeoff: What there was to choose from, once the network is chosen.
     """
 
     plan: Plan
@@ -71,8 +80,14 @@ class FittedNetwork:
     before: Latency
     after: Latency
     predicted: float | None
+    reason: str = ""
+    tradeoff: Tradeoff | None = None
 
     @property
     def speedup(self) -> float:
         """Time before / time after."""
         return median_speedup(self.before, self.after)
+
+    def kept_because(self, layer: str) -> str:
+        """Return why a layer was kept that had a choice."""
+        return self.reason or ("" if self.tradeoff is None else self.tradeoff.kept_because(layer))

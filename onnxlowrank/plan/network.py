@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
@@ -32,6 +33,7 @@ class Network:
         lowering: Chooses how chains are written.
         feeds: One input, for timing.
         target: Where it is timed.
+        kept: What multiplies and accumulates, and belongs to no layer.
     """
 
     original: onnx.ModelProto
@@ -41,6 +43,7 @@ class Network:
     lowering: ChooseLowering
     feeds: Feeds
     target: Target
+    kept: Sequence[KeptNode] = ()
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""

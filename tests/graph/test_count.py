@@ -29,12 +29,10 @@ class Counter:
 
 
 def convolve(x, w, group, strides, pads, dilations, count):
-    """Return a convolution, of any number of axes, one tap at a time; taps in the padding are multiplied like others."""
+    """Return a convolution, of any number of axes, tap by tap; those in the padding are multiplied like others."""
     axes = x.ndim - 2
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
-    size = [
-        (padded.shape[2 + i] - dilations[i] * (w.shape[2 + i] - 1) - 1) // strides[i] + 1 for i in range(axes)
-    ]
+    size = [(padded.shape[2 + i] - dilations[i] * (w.shape[2 + i] - 1) - 1) // strides[i] + 1 for i in range(axes)]
     y = np.zeros((x.shape[0], w.shape[0], *size))
     maps = w.shape[0] // group
     for n, f, *place in indices(y.shape):
@@ -72,7 +70,9 @@ def contract(equation, operands, count):
     """Return an Einsum of two operands without ellipses."""
     left, _, right = equation.partition("->")
     terms = left.split(",")
-    sizes = {letter: n for term, x in zip(terms, operands, strict=True) for letter, n in zip(term, x.shape, strict=True)}
+    sizes = {
+        letter: n for term, x in zip(terms, operands, strict=True) for letter, n in zip(term, x.shape, strict=True)
+    }
     y = np.zeros([sizes[letter] for letter in right])
     for place in indices(sizes.values()):
         at = dict(zip(sizes, place, strict=True))
@@ -83,7 +83,7 @@ def contract(equation, operands, count):
 
 
 def recur(x, w, r, count):
-    """Return the states ``[T, directions, N, H]`` of an RNN without biases; other cells have more rows in its weights."""
+    """Return the states ``[T, directions, N, H]`` of an RNN without biases; other cells have more rows."""
     y = np.zeros((x.shape[0], w.shape[0], x.shape[1], r.shape[2]))
     for d in range(w.shape[0]):
         h = np.zeros((x.shape[1], r.shape[2]))
@@ -100,7 +100,10 @@ def computed(op, arrays, outputs=1, **how):
     graph = helper.make_graph(
         [node],
         "one",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in zip(names, arrays, strict=True)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape)
+            for name, x in zip(names, arrays, strict=True)
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
