@@ -66,12 +66,14 @@ def _matmul(index: Index, node: NodeProto) -> str | None:
 
 
 def _constant(index: Index, node: NodeProto, position: int, what: str) -> str | None:
-    """Return why an input, if it is given, is not one to decompose: it is computed, or not float32."""
+    """Return why an input, if it is given, is not one to decompose: it is computed, empty, or not float32."""
     if not _is_given(node, position):
         return None
     tensor = index.constants.get(node.input[position])
     if tensor is None:
         return f"its {what} is computed"
+    if 0 in tensor.dims:
+        return f"its {what} is empty"
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return None if kind == np.float32 else f"its {what} is {kind.name}, not float32"
 

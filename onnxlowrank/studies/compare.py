@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.errors import InputDataError, ModelError, OptionError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
@@ -29,7 +30,7 @@ from onnxlowrank.measure.sessions import Target, all_threads, open_session, runn
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
 
-SCHEMA = 1
+SCHEMA = 2
 _RANDOM_INPUTS = 8
 
 Outputs = Sequence[Mapping[str, NDArray[np.generic]]]
@@ -45,14 +46,16 @@ class ModelSummary:
         name: Its file, or what else it is called.
         file_bytes: Size of its file.
         nodes: Number of nodes.
-        macs: Multiply-accumulates of its Conv, Gemm and MatMul layers for one sample.
-        parameters: Their weights and biases.
+        macs: Multiply-accumulates for one sample, of everything that computes convolutions or matrix products.
+        macs_complete: Whether that is all; otherwise there is work that could not be counted.
+        parameters: Weights and biases of these.
     """
 
     name: str
     file_bytes: int
     nodes: int
     macs: int
+    macs_complete: bool
     parameters: int
 
 
@@ -229,8 +232,10 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
 def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
-    macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+    parts = [*layers, *(kept := kept_nodes(normalised, layers, inputs))]
+    macs, parameters = sum(part.macs for part in parts), sum(part.parameters for part in parts)
+    complete = all(one.is_counted for one in kept)
+    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, complete, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:

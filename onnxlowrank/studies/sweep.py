@@ -20,7 +20,7 @@ from onnxlowrank.options import Options
 from onnxlowrank.pipeline import optimize_each
 from onnxlowrank.progress import Progress, Silent
 
-SCHEMA = 1
+SCHEMA = 2
 _ABOUT = "sweep.json"
 
 
