@@ -1,14 +1,16 @@
 """Goals and reports against networks that hold more than layers: all of their work counts, all of it is listed."""
 
+import json
 import math
 import sys
+from importlib import resources
 
 import jsonschema
 import numpy as np
 import onnx
 import pytest
 from helpers.models import normal, parse
-from test_pipeline import CountingTimer, clock, kernel, measured_by, smooth, vgg
+from test_pipeline import CountingTimer, clock, kernel, measured_by, residual, smooth, vgg
 
 from onnxlowrank import analyze, compare, optimize, pipeline, profile
 from onnxlowrank.plan import network, search
@@ -29,7 +31,7 @@ def small_and_fast(monkeypatch):
 
 
 def decoder():
-    """Return a network of which more than half the work is a transposed convolution, and some inside an If."""
+    """Return a network of which a third of the work is a transposed convolution, and some inside an If."""
     return parse(
         """g (float[N, 3, 16, 16] x) => (float[N, 8, 32, 32] y) {
             a = Conv <pads = [1, 1, 1, 1]> (x, wa)
@@ -71,9 +73,9 @@ def test_everything_is_counted_and_listed():
     assert all(one[3].startswith("inside If 'n_y'") for one in inside)
 
 
-@pytest.mark.parametrize(("share", "reached"), [(0.8, True), (0.6, False), (0.3, False)])
+@pytest.mark.parametrize(("share", "reached"), [(0.8, True), (0.6, True), (0.37, False), (0.3, False)])
 def test_most_macs_are_those_of_the_whole_network(share, reached):
-    """The layers alone could be a twentieth; what is no layer is two fifths of the network."""
+    """What is no layer is 36 % of the network."""
     most = share * (A + B + UP + INSIDE)
     result = optimize(decoder(), max_macs=most, calibration=smooth(16))
     assert result.reached == reached
@@ -182,7 +184,7 @@ def test_chains_measured_no_faster_are_the_reason(monkeypatch):
 
 
 def test_a_large_loss_names_layers_and_a_speed_up():
-    result = optimize(vgg(), speedup=6, target="macs", calibration=smooth(48))
+    result = optimize(residual(), speedup=5, target="macs", calibration=smooth(48))
     (note,) = [note for note in result.notes if "changed a lot" in note]
     assert "most of the predicted loss is that of n_" in note
     assert "is predicted to lose about half as much" in note
@@ -204,9 +206,6 @@ def test_what_could_not_be_counted_is_said():
 
 
 def test_the_report_fits_its_schema():
-    import json
-    from importlib import resources
-
     schema = json.loads(resources.files("onnxlowrank.report").joinpath("schema/optimize.json").read_text())
     result = optimize(decoder(), max_macs=1e9, calibration=smooth(16))
     jsonschema.validate(json.loads(json.dumps(result.to_dict())), schema)
