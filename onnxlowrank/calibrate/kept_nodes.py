@@ -119,7 +119,7 @@ def _count(model: ModelProto, feeds: Mapping[str, Any], owned: Collection[str] =
     computed = (feeds.keys() | {name for node in index.nodes for name in node.output}) - index.constants.keys()
     wanted = {name for node in plain for name in (*node.input, *node.output)} | set(trips.values())
     wanted |= {name for node in carriers for name in reads(node)}
-    values = tensor_values(model, wanted & computed, feeds)
+    values = tensor_values(model, wanted & computed, dict(feeds))
 
     def shape(name: str) -> Sizes:
         return tuple(index.constants[name].dims) if name in index.constants else np.shape(values.get(name, ()))
@@ -170,7 +170,7 @@ def _body(body: Body) -> list[_Counted]:
 
 def _is_steady(body: Body) -> bool:
     """Return whether the shapes of the second iteration are those of the first."""
-    leaving = tensor_values(body.model, [name for _, name in body.states], body.feeds)
+    leaving = tensor_values(body.model, [name for _, name in body.states], dict(body.feeds))
     return all(np.shape(leaving[out]) == np.shape(body.feeds[name]) for name, out in body.states)
 
 

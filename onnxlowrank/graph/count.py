@@ -98,7 +98,7 @@ def _transposed_conv(_: NodeProto, inputs: Shaped, outputs: Shaped) -> int:
 
 def _product(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:
     """Return the count of a product of matrices, the first of which may be transposed."""
-    transposed = attributes(node).get("transA", 0) and len(inputs[0]) > 1
+    transposed = bool(attributes(node).get("transA", 0)) and len(inputs[0]) > 1
     return math.prod(outputs[0]) * inputs[0][-2 if transposed else -1]
 
 
@@ -119,8 +119,8 @@ def _attention(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:
         batch, heads, steps, width = query
         return batch * heads * steps * (key[2] + past) * (width + value[3])
     batch, steps, width = query
-    heads_of_values = values["kv_num_heads"]
-    return batch * steps * (key[1] + past) * (width + values["q_num_heads"] * value[2] // heads_of_values)
+    width_of_values: int = values["q_num_heads"] * value[2] // values["kv_num_heads"]
+    return batch * steps * (key[1] + past) * (width + width_of_values)
 
 
 def _linear_model(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:

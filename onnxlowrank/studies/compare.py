@@ -232,8 +232,9 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
 def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
-    parts = [*layers, *(kept := kept_nodes(normalised, layers, inputs))]
-    macs, parameters = sum(part.macs for part in parts), sum(part.parameters for part in parts)
+    kept = kept_nodes(normalised, layers, inputs)
+    macs = sum(layer.macs for layer in layers) + sum(one.macs for one in kept)
+    parameters = sum(layer.parameters for layer in layers) + sum(one.parameters for one in kept)
     complete = all(one.is_counted for one in kept)
     return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, complete, parameters)
 
