@@ -118,6 +118,7 @@ class Layer:
         input_shape: Likewise.
         output_shape: Likewise.
         elsewhere: The other places, in graph order.
+        samples: How many samples the input had that it was run on; None for one an entry of its first axis.
     """
 
     name: str
@@ -157,6 +158,8 @@ class Layer:
         """``r(.)`` where it is the same at all places, the identity where they differ."""
         first, *others = (place.activation for place in self.places)
         return first if all(one == first for one in others) else IDENTITY
+
+    samples: int | None = None
 
     @property
     def is_conv(self) -> bool:
@@ -205,7 +208,15 @@ class Layer:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the layer for one sample, those of all places together."""
-        return self.positions * int(self.weight.size)
+        return self.for_one_sample(self.positions * int(self.weight.size))
+
+    def for_one_sample(self, macs: int) -> int:
+        """Return multiply-accumulates for one sample, given those for one entry of the input's first axis.
+
+        They are not the same where samples lie on another axis, or several rows are one sample's.
+        """
+        entries = self.output_shape[0] if len(self.output_shape) > 1 else 1
+        return macs if self.samples is None else -(-macs * entries // self.samples)
 
     @property
     def parameters(self) -> int:

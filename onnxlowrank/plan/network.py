@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
@@ -41,6 +42,7 @@ class Network:
         target: Where it is timed.
         measures: How its outputs are measured.
         metric: A figure of merit, or None.
+        kept: What multiplies and accumulates, and belongs to no layer.
     """
 
     original: onnx.ModelProto
@@ -74,6 +76,8 @@ class Network:
         if self.metric is None:
             return found
         return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
+
+    kept: Sequence[KeptNode] = ()
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""

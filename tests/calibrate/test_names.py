@@ -1,3 +1,5 @@
+from onnxlowrank.calibrate.capture import sample
+
 """Names in the user's network that look like ours."""
 
 import numpy as np
