@@ -43,10 +43,11 @@ from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.result import NOT_FINITE, Result, result_of, warnings_of
+from onnxlowrank.result import NOT_FINITE, Result, result_of
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,15 +12,14 @@ import onnx
 
 from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, TOO_FAST, Goal
+from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.outside import byte_count
-from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Setting
 from onnxlowrank.plan.builder import FittedNetwork
-from onnxlowrank.plan.loss_note import is_much_lost, loss_note
+from onnxlowrank.plan.counted import layer_macs, macs_speedup
 from onnxlowrank.plan.network import Network
 
 SCHEMA = 4
@@ -199,44 +198,6 @@ def result_of(
     )
 
 
-def macs_speedup(network: Network, fitted: FittedNetwork) -> float:
-    """Return MACs before / MACs after of all convolutions, those that are no layers included."""
-    kept = sum(one.macs for one in network.kept if one.is_conv)
-    before, after = (conv_macs(network.layers, chains) + kept for chains in ({}, fitted.chains))
-    return before / max(after, 1)
-
-
-def warnings_of(
-    goal: Goal, fitted: FittedNetwork, network: Network, timer: ChainTimer, agreement: Agreement
-) -> list[str]:
-    """Return what the user should hear when times or counts are uncertain, the goal is overshot, or much is lost."""
-    warnings = []
-    uncounted = [f"{one.name} ({one.reason})" for one in network.kept if not one.is_counted]
-    if uncounted:
-        warnings.append(
-            f"there are more multiply-accumulates than are reported, not all could be counted of {'; '.join(uncounted)}"
-        )
-    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value:
-        warnings.append(
-            f"{fitted.speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come "
-            "closer, or no plan lies between; a new run on an idle machine may find one"
-        )
-    if timer.noisy:
-        warnings.append(
-            f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
-            "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
-            "a better plan"
-        )
-    if agreement.not_compared:
-        warnings.append(
-            f"the outputs were not compared: {agreement.not_compared}; look at what they are worth yourself"
-        )
-    if is_much_lost(agreement):
-        speedup = {SPEEDUP: fitted.speedup, CONV_MACS: macs_speedup(network, fitted)}.get(goal.kind)
-        warnings.append(loss_note(agreement, fitted.plan, fitted.tradeoff, speedup))
-    return warnings
-
-
 def _report_layer(
     layer: Layer,
     fitted: FittedNetwork,
@@ -255,7 +216,7 @@ def _report_layer(
         setting=candidate.setting,
         rank_names=() if kept else applicable[layer.name][candidate.method].rank_names,
         energy=candidate.energy,
-        macs=(layer.macs, _macs(layer, chain)),
+        macs=(layer.macs, layer_macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
         kept_because=kept_because,
         milliseconds=milliseconds.get(layer.name),
@@ -283,22 +244,13 @@ def _report_model(
     """Return the report of a whole network."""
     layers, kept = network.layers, network.kept
     return ModelReport(
-        macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers) + sum(one.macs for one in kept),
+        macs=sum(layer_macs(layer, chains.get(layer.name)) for layer in layers) + sum(one.macs for one in kept),
         is_counted=all(one.is_counted for one in kept),
         parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers)
         + sum(one.parameters for one in kept),
         file_bytes=byte_count(model),
         latency=latency,
     )
-
-
-def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
-    """Return the MACs of the convolutions among layers: what the papers' theoretical speed-ups are about."""
-    return sum(_macs(layer, chains.get(layer.name)) for layer in layers if layer.is_conv)
-
-
-def _macs(layer: Layer, chain: Chain | None) -> int:
-    return layer.macs if chain is None else chain.macs_in(layer)
 
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
+from onnxlowrank.plan.builder import FittedNetwork
+from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select, choices_of
 
 
@@ -50,3 +53,20 @@ def plan_by(
 def least_plan(candidates: Mapping[str, Sequence[Candidate]]) -> Plan:
     """Return the plan that keeps every layer but those whose ranks were given by hand: they have nothing else."""
     return {layer: next((one for one in items if one.method == KEEP), items[0]) for layer, items in candidates.items()}
+
+
+def macs_speedup(network: Network, fitted: FittedNetwork) -> float:
+    """Return MACs before / MACs after of all convolutions, those that are no layers included."""
+    kept = sum(one.macs for one in network.kept if one.is_conv)
+    before, after = (conv_macs(network.layers, chains) + kept for chains in ({}, fitted.chains))
+    return before / max(after, 1)
+
+
+def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
+    """Return the MACs of the convolutions among layers: what the papers' theoretical speed-ups are about."""
+    return sum(layer_macs(layer, chains.get(layer.name)) for layer in layers if layer.is_conv)
+
+
+def layer_macs(layer: Layer, chain: Chain | None) -> int:
+    """Return the multiply-accumulates of a layer, or of a chain in its place."""
+    return layer.macs if chain is None else chain.macs_in(layer)

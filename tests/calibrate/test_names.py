@@ -1,12 +1,10 @@
-from onnxlowrank.calibrate.capture import sample
-
 """Names in the user's network that look like ours."""
 
 import numpy as np
 import pytest
 from helpers.models import normal, parse
 
-from onnxlowrank.calibrate.capture import run_probes
+from onnxlowrank.calibrate.capture import run_probes, sample
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes, unused_ending

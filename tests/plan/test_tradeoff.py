@@ -6,7 +6,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.plan.energy import select_by_energy
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.loss_note import is_much_lost, loss_note
+from onnxlowrank.plan.notes import is_much_lost, loss_note
 from onnxlowrank.plan.selection import Item
 from onnxlowrank.plan.tradeoff import Tradeoff
 
