@@ -27,6 +27,7 @@ ROOMS = (
     "goal",
     "parallel",
     "progress",
+    "temporary",
     "errors",
 )
 """From top to bottom; docs/architecture.md says what each is for."""

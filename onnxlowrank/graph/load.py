@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.graph.walk import subgraphs, walk
+from onnxlowrank.temporary import Scratch
 
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
@@ -191,10 +191,10 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = _destination(path)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            file = Path(scratch) / target.name
+        with Scratch(beside=target) as scratch:
+            file = scratch / target.name
             yield file
-            written = sorted(Path(scratch).iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
+            written = sorted(scratch.iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
             for part in written:
                 _flush_to_disk(part)
             for part in written:

@@ -8,7 +8,6 @@ has the name of the first (a Conv that swallows its BatchNorm stays that Conv) a
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -16,6 +15,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
+from onnxlowrank.temporary import Scratch
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ def _constant(node: NodeProto) -> TensorProto | None:
 
 def _fold(model: ModelProto) -> ModelProto:
     """Return ``model`` as onnxruntime simplifies it, or raise ValueError if that takes operators not imported."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "folded.onnx"
+    with Scratch() as scratch:
+        path = scratch / "folded.onnx"
         _run_onnxruntime(model, path)
         folded = onnx.load(path)
     imported = {item.domain for item in model.opset_import} | {"", "ai.onnx"}

@@ -15,8 +15,8 @@ from onnxlowrank.errors import InputDataError
 from onnxlowrank.inputs.feeds import Inputs, label_rows
 from onnxlowrank.inputs.npy import Header, open_npz
 from onnxlowrank.inputs.preprocess import Preprocess, apply, check_images_fit
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Feeds, InputSpec, shape_text
+from onnxlowrank.temporary import Scratch
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 # Without this list Pillow would also try formats that start other programs, whatever the file's suffix says.

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from onnxlowrank.errors import InputDataError
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Array
+from onnxlowrank.temporary import Scratch
 
 Header = tuple[tuple[int, ...], np.dtype[Any]]
 _DAMAGE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)

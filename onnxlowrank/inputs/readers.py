@@ -15,8 +15,8 @@ import onnx
 from onnxlowrank.errors import InputDataError
 from onnxlowrank.inputs.arrays import array_inputs
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Array, Feeds, InputSpec, check_feeds, check_finite
+from onnxlowrank.temporary import Scratch
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
