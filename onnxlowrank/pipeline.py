@@ -15,13 +15,14 @@ from onnxlowrank.calibrate.kernel_metrics import metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.errors import ModelError
 from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.load import check_destination, describe, load, save
+from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.partition import partition_inputs
@@ -99,8 +100,7 @@ def optimize(
     When the goal cannot be reached the network that comes closest is written, and ``Result.reached`` is False.
     """
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
-    if output is not None:
-        check_destination(model, output)
+    check_destinations({OUTPUT: output}, [model], {"--calibration": calibration, "--evaluate": evaluate})
     options = Options(
         calibration=calibration,
         evaluate=evaluate,

@@ -91,6 +91,11 @@ class Scratch:
         self._remove()
 
 
+def place_for(file: Path) -> Path:
+    """Return such a path as a folder beside ``file`` would have."""
+    return file.with_name(f".{_PREFIX}{'x' * 8}")
+
+
 def remove_abandoned(place: Path) -> None:
     """Remove the folders in ``place`` whose processes were killed; what cannot be removed stays for the next time."""
     try:

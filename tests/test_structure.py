@@ -19,6 +19,7 @@ ROOMS = (
     "fit",
     "evaluate",
     "calibrate",
+    "destinations",
     "measure",
     "inputs",
     "passes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from onnxlowrank.errors import ModelError, OptionError
 from onnxlowrank.graph.walk import subgraphs, walk
-from onnxlowrank.temporary import Scratch
+from onnxlowrank.temporary import Scratch, place_for
 
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
@@ -72,7 +73,7 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
         if is_large(model):
             outside = ModelProto()
             outside.CopyFrom(model)
-            data = file.with_name(f"{file.name}.data")
+            data = weights_file(file)
             onnx.save_model(outside, file, format="protobuf", save_as_external_data=True, location=data.name)
             data.chmod(file.stat().st_mode)  # onnx lets only its owner read it
         else:
@@ -89,18 +90,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         file.write_bytes(content)
 
 
-def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
-    """Check, before long work starts, that the result can be written to ``path``.
-
-    Raises:
-        OptionError: ``path`` is the file of ``source`` (links followed) or not a regular file, or its directory is
-            missing or cannot be written to.
-    """
-    target = _destination(path)
-    if isinstance(source, ModelProto) or not (os.path.exists(target) and os.path.exists(source)):
-        return
-    if os.path.samefile(target, source):
-        raise OptionError(f"The output {path} is the input model itself; choose another output path.")
+def weights_file(path: Path) -> Path:
+    """Return where :func:`save` puts the weights of a model that is too large for the one file ``path``."""
+    return path.with_name(f"{path.name}.data")
 
 
 def is_large(model: ModelProto) -> bool:
@@ -112,6 +104,8 @@ def _read(path: Path) -> ModelProto:
     """Return the model in the file ``path`` with all its external data."""
     if os.path.isdir(path):
         raise ModelError(f"{path} is a directory; name the .onnx file in it.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelError(f"{path} is not a regular file; save the model in one.")
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError:
@@ -171,25 +165,46 @@ def _check(model: ModelProto, source: Source, label: str) -> None:
         raise ModelError(f"{label} is not a valid ONNX model ({_first_line(error)}); export it again.") from error
 
 
-def _destination(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` with links followed, or raise OptionError where no file can be written."""
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` with links followed.
+
+    Raises:
+        OptionError: No file can be written there: the directory is missing or cannot be written to, the name is too
+            long, or it is that of a directory, a device or a pipe.
+    """
     target = Path(os.path.realpath(path))
     if not os.path.isdir(target.parent):
         raise OptionError(f"The directory {target.parent} of the output does not exist; create it first.")
-    if os.path.exists(target) and not os.path.isfile(target):
+    if _mode(target, path) is not None and not os.path.isfile(target):
         raise OptionError(f"The output {path} is not a regular file; name a file to write.")
+    _mode(place_for(target) / target.name, path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OptionError(f"The directory {target.parent} of the output is not writable; choose another one.")
     return target
+
+
+def _mode(target: Path, path: str | os.PathLike[str]) -> int | None:
+    """Return the permissions of the file ``target``, or None where there is none; ``path`` is its name in messages.
+
+    Raises:
+        OptionError: There can be none.
+    """
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OptionError(f"The output {path} cannot be written ({error.strerror}); choose another path.") from error
 
 
 @contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a file to write in a temporary directory beside ``path``; in the end all files there move to their place.
 
-    On any error nothing moves and the directory is removed; an OSError is raised as OptionError.
+    What is replaced leaves its permissions. On any error nothing moves and the directory is removed; an OSError is
+    raised as OptionError.
     """
-    target = _destination(path)
+    target = destination(path)
     try:
         with Scratch(beside=target) as scratch:
             file = scratch / target.name
@@ -197,6 +212,9 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             written = sorted(scratch.iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
             for part in written:
                 _flush_to_disk(part)
+                mode = _mode(target.parent / part.name, path)
+                if mode is not None:
+                    part.chmod(mode)
             for part in written:
                 os.replace(part, target.parent / part.name)
     except OSError as error:
