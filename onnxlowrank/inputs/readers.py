@@ -237,6 +237,8 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _tensor(path: Path) -> Array:
+    if not path.is_file():
+        raise InputDataError(f"{path} is not a regular file: write a serialised TensorProto.")
     try:
         tensor = onnx.TensorProto()
         tensor.ParseFromString(path.read_bytes())
