@@ -56,13 +56,14 @@ def _check_apart(wanted: Mapping[str, Path]) -> None:
 
 def _check_unread(wanted: Mapping[str, Path], models: Sequence[Source], data: Mapping[str, object]) -> None:
     """Raise OptionError where a destination is an input; what is not there yet is none."""
-    existing = {found: (label, path) for label, path in wanted.items() if (found := _identity(path)) is not None}
+    existing = {_identity(path): (label, path) for label, path in wanted.items()}
+    existing.pop(None, None)
     if not existing:
         return
     for file, what in _read(models, data):
-        lost = existing.get(_identity(file))
-        if lost is not None:
-            label, path = lost
+        found = _identity(file)
+        if found in existing:
+            label, path = existing[found]
             raise OptionError(f"{label} {path} is {what}, which would be lost; choose another path")
 
 

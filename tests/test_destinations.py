@@ -157,3 +157,10 @@ def test_python_refuses_as_the_command_does(place: Path) -> None:
 def test_pipes_among_images_are_not_read(place: Path) -> None:
     os.mkfifo("images/a/pipe.png")
     check_destinations({"--report": "cal.npz"}, ["net.onnx"], {"--calibration": "images"})
+
+
+def test_the_longest_name_there_can_be(place: Path) -> None:
+    name = "x" * os.pathconf(place, "PC_NAME_MAX")
+    check_destinations({OUTPUT: name}, ["net.onnx"], {})
+    Path(name).touch()
+    check_destinations({OUTPUT: name}, ["net.onnx"], {})

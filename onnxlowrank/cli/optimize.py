@@ -10,18 +10,10 @@ import typer
 
 from onnxlowrank.cli.app import app, bars, console
 from onnxlowrank.cli.ending import NOT_REACHED
-from onnxlowrank.cli.groups import (
-    Html,
-    ImageOptions,
-    Verbose,
-    as_html,
-    begin_writing,
-    start_log,
-    with_groups,
-    write_and_show,
-)
+from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
 from onnxlowrank.cli.options import Calibration, Passes, Provider, this_command
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, names, quantity
+from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.optimize import optimisation_report

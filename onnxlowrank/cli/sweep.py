@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from onnxlowrank.cli.app import app, bars
-from onnxlowrank.cli.groups import ImageOptions, ReportOptions, expect, with_groups
+from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import Calibration, Passes, Provider, Seed, this_command
 from onnxlowrank.cli.parsing import names, numbers
+from onnxlowrank.cli.writing import expect
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import files_of
 from onnxlowrank.studies.sweep import sweep as run
