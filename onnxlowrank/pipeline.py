@@ -16,6 +16,7 @@ from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
@@ -23,7 +24,7 @@ from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
-from onnxlowrank.graph.load import check_destination, describe, load, save
+from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.partition import partition_inputs
@@ -108,8 +109,7 @@ def optimize(
     When the goal cannot be reached the network that comes closest is written, and ``Result.reached`` is False.
     """
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
-    if output is not None:
-        check_destination(model, output)
+    check_destinations({OUTPUT: output}, [model], {"--calibration": calibration, "--evaluate": evaluate})
     options = Options(
         calibration=calibration,
         evaluate=evaluate,

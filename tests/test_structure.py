@@ -19,6 +19,7 @@ ROOMS = (
     "fit",
     "evaluate",
     "calibrate",
+    "destinations",
     "measure",
     "inputs",
     "passes",
@@ -28,6 +29,7 @@ ROOMS = (
     "parallel",
     "progress",
     "boundary",
+    "temporary",
     "errors",
     "text",
 )

@@ -7,7 +7,6 @@ session, and one feed is in memory at a time.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
+from onnxlowrank.temporary import Scratch
 
 Rows = NDArray[np.float32]
 
@@ -82,14 +82,14 @@ class RowStore:
     """Rows on disk, one file a name, appended to while streaming and read back one name at a time."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxlowrank-")
+        self._scratch = Scratch()
         self._channels: dict[str, int] = {}
 
     def __enter__(self) -> RowStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._scratch.remove()
 
     def append(self, name: str, rows: Rows) -> None:
         """Add rows ``[n, channels]`` to a name's file.
@@ -103,7 +103,7 @@ class RowStore:
                 rows.tofile(file)
         except OSError as error:
             raise ScratchError(
-                f"the samples of layer {name} cannot be kept in the temporary folder {self._folder.name} "
+                f"the samples of layer {name} cannot be kept in the temporary folder {self._scratch.folder} "
                 f"({error.strerror or error}): make room or set TMPDIR to a larger disk"
             ) from error
 
@@ -113,4 +113,4 @@ class RowStore:
 
     def _file(self, name: str) -> Path:
         names = list(self._channels)
-        return Path(self._folder.name) / f"{names.index(name)}.f32"
+        return self._scratch.folder / f"{names.index(name)}.f32"

@@ -18,8 +18,8 @@ from onnxlowrank.graph.cut import behind, narrowest
 from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.graph.walk import with_outputs
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.progress import Advance
+from onnxlowrank.temporary import Scratch
 
 _MOST_BYTES = 2**30
 """Of the activations kept in the temporary folder."""

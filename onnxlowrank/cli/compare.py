@@ -29,6 +29,7 @@ the labels (None without): it returns a number.
 @app.command(epilog=EXAMPLE)
 @with_groups
 def compare(
+    context: typer.Context,
     models: Annotated[
         list[Path], typer.Argument(help="ONNX files; the first is what the others are compared with.", readable=False)
     ],
@@ -51,7 +52,7 @@ def compare(
     output: ReportOptions,
 ) -> None:
     """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
-    output.begin(models)
+    output.begin(context, models, {"--inputs": inputs, "--metric": metric})
     with bars(output.verbose) as progress:
         found = run(
             models,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import NOT_REACHED, app, bars, console
+from onnxlowrank.cli.app import app, bars, console
+from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
 from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
-from onnxlowrank.errors import OptionError
-from onnxlowrank.graph.load import check_destination, write_atomically
+from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
+from onnxlowrank.destinations import OUTPUT
 from onnxlowrank.pipeline import optimize as run
-from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
 from onnxlowrank.text import printable
@@ -28,13 +27,15 @@ Example:
   onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx \\
       --speedup 2 --calibration models/cifar10_calibration.npz
 
-Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written),
+4 OUTPUT is written but not all the rest, 128 + n signal n came first (130 is Ctrl-C); a line says what was written.
 """
 
 
 @app.command(epilog=EXAMPLE)
 @with_groups
 def optimize(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
     *,
@@ -112,14 +113,8 @@ def optimize(
 ) -> None:
     """Write a network that runs faster in onnxruntime, at almost the same accuracy: give one goal."""
     start_log(verbose)
-    written = {"OUTPUT": output, "--report": report, "--html": html}
-    taken: dict[str, str] = {}
-    for option, path in written.items():
-        if path is not None:
-            check_destination(model, path)
-            other = taken.setdefault(os.path.realpath(path), option)
-            if other != option:
-                raise OptionError(f"{option} {path} is what {other} names too; choose another path")
+    written = {OUTPUT: output, "--report": report, "--html": html}
+    begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
     with bars(verbose) as progress:
         result = run(
@@ -151,11 +146,12 @@ def optimize(
             progress=progress,
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())
-    print_report(shown, console())
-    print(f"written: {printable(str(output))} ({result.seconds:.0f} s)")
-    if report is not None:
-        write_atomically(report, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
-    if html is not None:
-        write_atomically(html, to_html(shown).encode())
+
+    def show() -> None:
+        print_report(shown, console())
+        print(f"written: {printable(str(output))} ({result.seconds:.0f} s)")
+
+    as_json = f"{json.dumps(result.to_dict(), indent=2)}\n".encode()
+    write_and_show([(report, lambda: as_json), (html, lambda: as_html(shown))], show)
     if not result.reached:
         raise typer.Exit(NOT_REACHED)

@@ -11,7 +11,9 @@ from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import measures, names, numbers, shape
+from onnxlowrank.cli.writing import expect
 from onnxlowrank.report.sweep import sweep_report
+from onnxlowrank.studies.sweep import files_of
 from onnxlowrank.studies.sweep import sweep as run
 
 EXAMPLE = """
@@ -28,6 +30,7 @@ Interrupted, it goes on where it stopped when it is run again.
 @app.command(epilog=EXAMPLE)
 @with_groups
 def sweep(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     *,
     folder: Annotated[
@@ -52,12 +55,16 @@ def sweep(
     output: ReportOptions,
 ) -> None:
     """Optimise to several speed-ups: accuracy against measured speed-up, as a table and a curve."""
-    output.begin([model])
+    speedups = numbers("--speedup", speedup) or ()
+    points = files_of(folder, speedups)
+    data = {"--calibration": calibration, "--evaluate": evaluate}
+    output.begin(context, [model], data, points if folder.is_dir() else None)
+    expect(context, points.values())
     with bars(output.verbose) as progress:
         found = run(
             model,
             folder,
-            speedups=numbers("--speedup", speedup) or (),
+            speedups=speedups,
             calibration=calibration,
             evaluate=evaluate,
             preprocess=images.read(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from onnxlowrank.errors import (
 from onnxlowrank.graph.encoding import check_text
 from onnxlowrank.graph.outside import is_large, keep_outside, refers_elsewhere, write
 from onnxlowrank.graph.walk import subgraphs, walk
+from onnxlowrank.temporary import Scratch, place_for
 
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
@@ -80,7 +81,7 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     """
     with _replacing(path) as file:
         if is_large(model):
-            write(model, file, file.with_name(f"{file.name}.data"))
+            write(model, file, weights_file(file))
         else:
             file.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -95,24 +96,17 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         file.write_bytes(content)
 
 
-def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
-    """Check, before long work starts, that the result can be written to ``path``.
-
-    Raises:
-        DestinationError: ``path`` is the file of ``source`` (links followed) or not a regular file, or its directory is
-            missing or cannot be written to.
-    """
-    target = _destination(path)
-    if isinstance(source, ModelProto) or not (os.path.exists(target) and os.path.exists(source)):
-        return
-    if os.path.samefile(target, source):
-        raise DestinationError(f"The output {path} is the input model itself; choose another output path.")
+def weights_file(path: Path) -> Path:
+    """Return where :func:`save` puts the weights of a model that is too large for the one file ``path``."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _read(path: Path) -> ModelProto:
     """Return the model in the file ``path`` with all its external data."""
     if os.path.isdir(path):
         raise UnsupportedModelError(f"{path} is a directory; name the .onnx file in it.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelFileError(f"{path} is not a regular file; save the model in one.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -185,32 +179,58 @@ def _check_text(model: ModelProto, label: str) -> None:
         check_text(model)
 
 
-def _destination(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` with links followed, or raise DestinationError where no file can be written."""
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` with links followed.
+
+    Raises:
+        DestinationError: No file can be written there: the directory is missing or not writable, the name is too
+            long, or it is that of a directory, a device or a pipe.
+    """
     target = Path(os.path.realpath(path))
     if not os.path.isdir(target.parent):
         raise DestinationError(f"The directory {target.parent} of the output does not exist; create it first.")
-    if os.path.exists(target) and not os.path.isfile(target):
+    if _mode(target, path) is not None and not os.path.isfile(target):
         raise DestinationError(f"The output {path} is not a regular file; name a file to write.")
+    _mode(place_for(target) / target.name, path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise DestinationError(f"The directory {target.parent} of the output is not writable; choose another one.")
     return target
+
+
+def _mode(target: Path, path: str | os.PathLike[str]) -> int | None:
+    """Return the permissions of the file ``target``, or None where there is none; ``path`` is its name in messages.
+
+    Raises:
+        DestinationError: There can be none.
+    """
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DestinationError(
+            f"The output {path} cannot be written ({error.strerror}); choose another path."
+        ) from error
 
 
 @contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a file to write in a temporary directory beside ``path``; in the end all files there move to their place.
 
-    On any error nothing moves and the directory is removed; an OSError is raised as DestinationError.
+    What is replaced leaves its permissions. On any error nothing moves and the directory is removed; an OSError is
+    raised as DestinationError.
     """
-    target = _destination(path)
+    target = destination(path)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            file = Path(scratch) / target.name
+        with Scratch(beside=target) as scratch:
+            file = scratch / target.name
             yield file
-            written = sorted(Path(scratch).iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
+            written = sorted(scratch.iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
             for part in written:
                 _flush_to_disk(part)
+                mode = _mode(target.parent / part.name, path)
+                if mode is not None:
+                    part.chmod(mode)
             for part in written:
                 os.replace(part, target.parent / part.name)
     except OSError as error:

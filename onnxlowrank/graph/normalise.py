@@ -8,7 +8,6 @@ has the name of the first (a Conv that swallows its BatchNorm stays that Conv) a
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -18,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
 from onnxlowrank.graph.walk import named, names, reads, rebuild, walk, with_outputs
+from onnxlowrank.temporary import Scratch
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def _constant(node: NodeProto) -> TensorProto | None:
 
 def _fold(model: ModelProto) -> ModelProto:
     """Return ``model`` as onnxruntime simplifies it, or raise ValueError if that takes operators not imported."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "folded.onnx"
+    with Scratch() as scratch:
+        path = scratch / "folded.onnx"
         _run_onnxruntime(with_outputs(model, not_to_fold(model)), path)  # nothing is folded into what writes an output
         folded = onnx.load(path)
     imported = {item.domain for item in model.opset_import} | {"", "ai.onnx"}

@@ -10,7 +10,6 @@ import numpy as np
 from onnxlowrank.errors import UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs, label_rows
 from onnxlowrank.inputs.npy import Header, StoredArray, in_memory, open_npy, open_npz
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import (
     Array,
     Feeds,
@@ -20,6 +19,7 @@ from onnxlowrank.inputs.specs import (
     fits,
     shape_text,
 )
+from onnxlowrank.temporary import Scratch
 
 
 def npy_inputs(path: Path, specs: Sequence[InputSpec]) -> Inputs:

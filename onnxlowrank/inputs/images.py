@@ -17,8 +17,8 @@ from onnxlowrank.errors import DamagedInputsError, InputDataError, MissingInputs
 from onnxlowrank.inputs.feeds import Inputs, label_rows
 from onnxlowrank.inputs.npy import Header, in_memory, open_npz
 from onnxlowrank.inputs.preprocess import Preprocess, apply, check_images_fit
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Feeds, InputSpec, shape_text
+from onnxlowrank.temporary import Scratch
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 # Without this list Pillow would also try formats that start other programs, whatever the file's suffix says.
@@ -26,7 +26,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 
 
 def folder_inputs(folder: Path, specs: Sequence[InputSpec], preprocess: Preprocess) -> Inputs:
-    """Return the images in ``folder`` and below, sorted by path; hidden files and folders are left out.
+    """Return the images in ``folder`` and below, sorted by path; hidden ones are left out, and what is no file.
 
     When every image lies in a direct subfolder, the position of that subfolder among its sorted siblings is the class
     index of its images; otherwise there are no labels.
@@ -36,7 +36,7 @@ def folder_inputs(folder: Path, specs: Sequence[InputSpec], preprocess: Preproce
         OptionError: The preprocessing contradicts the model.
     """
     spec = _image_spec(str(folder), specs, preprocess)
-    paths = _image_paths(folder)
+    paths = image_paths(folder)
     if not paths:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise MissingInputsError(f"the folder {folder} has no images: put files of the kinds {kinds} there.")
@@ -107,15 +107,18 @@ def _image_inputs(
     return Inputs(read, count, batch, f"{count * batch} {where}", rows, keep)
 
 
-def _image_paths(folder: Path) -> list[Path]:
-    """Return the images below ``folder``, relative to it and sorted, each linked folder entered once."""
+def image_paths(folder: Path) -> list[Path]:
+    """Return the images below ``folder``, relative to it and sorted, each linked folder entered once.
+
+    Pipes and devices are none, whatever their names: reading them may never end.
+    """
     found, seen = [], set()
     for here, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
         if real not in seen:
             inside = Path(here).relative_to(folder)
-            found += [inside / name for name in files if _is_image(name)]
+            found += [inside / name for name in files if _is_image(name) and os.path.isfile(os.path.join(here, name))]
         seen.add(real)
     return sorted(found)
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from onnxlowrank.boundary import foreign, reason
 from onnxlowrank.errors import DamagedInputsError
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Array
+from onnxlowrank.temporary import Scratch
 
 Header = tuple[tuple[int, ...], np.dtype[Any]]
 

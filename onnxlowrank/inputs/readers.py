@@ -26,8 +26,8 @@ from onnxlowrank.errors import (
 )
 from onnxlowrank.inputs.arrays import array_inputs
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Array, Feeds, InputSpec, check_feeds, check_finite
+from onnxlowrank.temporary import Scratch
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -252,6 +252,8 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _tensor(path: Path) -> Array:
+    if not path.is_file():
+        raise DamagedInputsError(f"{path} is not a regular file: write a serialised TensorProto.")
     with foreign(
         lambda error: DamagedInputsError(
             f"{path} cannot be read as an ONNX tensor ({reason(error)}): write a serialised TensorProto."

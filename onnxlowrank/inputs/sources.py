@@ -84,6 +84,8 @@ def _from_name(name: str, specs: Sequence[InputSpec], preprocess: Preprocess) ->
         raise MissingInputsError(
             f"{name} is a file of an unknown kind: give a folder of images, an .npy or an .npz file."
         )
+    if os.path.exists(path):
+        raise MissingInputsError(f"{name} is not a regular file: give a folder, or an .npy or .npz file.")
     if is_reference(name):
         return module_inputs(name, specs)
     raise MissingInputsError(f"{name} does not exist: give a folder, an .npy or .npz file, or module:attribute.")

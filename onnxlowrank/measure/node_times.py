@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import named, names
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
+from onnxlowrank.temporary import Scratch
 
 _WARM_UP = 3
 _FEWEST, _MOST = 7, 100  # runs
@@ -92,10 +92,10 @@ def profile_interleaved(
     sessions: list[ort.InferenceSession] = []
     traces: list[Path] = []
     whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
-    with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
+    with Scratch() as folder:
         try:
             for index, model in enumerate(models):
-                sessions.append(open_session(model, target, trace=Path(folder) / str(index)))
+                sessions.append(open_session(model, target, trace=folder / str(index)))
             unprofiled = [open_session(model, target) for model in models]
             with running(feeds):
                 start, count = math.inf, -_WARM_UP

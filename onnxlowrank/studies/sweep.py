@@ -11,6 +11,7 @@ from typing import Any
 
 import joblib
 
+from onnxlowrank.destinations import check_destinations
 from onnxlowrank.errors import OptionError
 from onnxlowrank.goal import SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
@@ -91,7 +92,7 @@ def sweep(
         OptionError: If ``folder`` holds the points of another sweep.
         OnnxLowRankError: If the model, the data or an option is unusable.
     """
-    goals = {f"{value:g}x": goal_of(value, "latency", None, None, None, None) for value in sorted(set(speedups))}
+    goals = {_name(value): goal_of(value, "latency", None, None, None, None) for value in sorted(set(speedups))}
     if not goals:
         raise OptionError("--speedup is empty: give one or more numbers above 1, e.g. 2,4")
     if jobs < 1:
@@ -109,6 +110,9 @@ def sweep(
         seed=seed,
     )
     place = Path(folder)
+    if place.is_dir():
+        data = {"--calibration": calibration, "--evaluate": evaluate}
+        check_destinations(files_of(place, speedups), [model], data)
     _claim(place, os.fspath(model), options)
     missing = [name for name in goals if finished(place, name) is None]
     parts = [missing[first::jobs] for first in range(min(jobs, len(missing)))]
@@ -122,6 +126,16 @@ def sweep(
         )
     points = tuple(point for name in goals if (point := finished(place, name)) is not None)
     return Sweep(os.fspath(model), points, len(missing))
+
+
+def files_of(folder: Path, speedups: Sequence[float]) -> dict[str, Path]:
+    """Return the files that a sweep keeps in its folder, by what messages call them."""
+    names = [_ABOUT, *(f"{_name(value)}{suffix}" for value in speedups for suffix in (".onnx", ".json"))]
+    return {f"{name} of --folder": folder / name for name in dict.fromkeys(names)}
+
+
+def _name(speedup: float) -> str:
+    return f"{speedup:g}x"
 
 
 def finished(folder: Path, name: str) -> dict[str, Any] | None:
