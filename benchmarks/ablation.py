@@ -8,32 +8,22 @@ does: the horizontal filters of the spatial decomposition stay, and the low-rank
 
 from __future__ import annotations
 
-import argparse
 import time
+from pathlib import Path
 
 import numpy as np
-import onnx
-from rich.console import Console
-from rich.table import Table
+from common import LOST, agreement, arguments, load_network, lost, some_inputs
+from tables import result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spatial import spatial_factors
-from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain
-from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import open_inputs
-from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.options import SELECTIONS
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D, chain_of
@@ -93,30 +83,20 @@ def configurations() -> dict[str, tuple[list[Pass], str, bool, bool]]:
     }
 
 
+COLUMNS = {"asked for, in MACs": "{:g}x", "reached": "{:.2f}x", "configuration": "", **LOST, "fit (s)": "{:.0f}"}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
-    parser.add_argument("test")
-    parser.add_argument("--preprocess", default="imagenet")
+    parser = arguments(__doc__, inputs=150, test_inputs=300)
     parser.add_argument("--speedups", default="2,3,4")
-    parser.add_argument("--inputs", type=int, default=150)
-    parser.add_argument("--test-inputs", type=int, default=300)
     parser.add_argument("--only", help="titles of configurations, separated by ';'")
     args = parser.parse_args()
-
-    original = load(args.model)
-    model = normalise(original)
-    how, specs = preprocess_from_options(args.preprocess), input_specs(original)
-    inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
-    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
-    layers = with_shapes(model, find_layers(model), inputs)
+    loaded = load_network(args)
+    original, model, layers, inputs = loaded.original, loaded.model, loaded.layers, loaded.inputs
+    test = some_inputs(args, original, args.test, args.test_inputs)
     chosen = {k: v for k, v in configurations().items() if not args.only or k in args.only.split(";")}
     everything, _ = applicable_passes(layers, load_passes(["channel", "spatial"]), (), (), conv_only=True)
-
-    table = Table(title=f"{inputs.description}; {test.description}", title_justify="left")
-    for column in ("speed-up (MACs)", "configuration", "top-1 drop (points)", "top-1 agreement (%)", "KL", "fit (s)"):
-        table.add_column(column, justify="right")
+    rows = []
     with RowStore() as store:
         statistics = collect_statistics(Calibration(model, layers, everything, inputs, store), Silent())
         for speedup in map(float, args.speedups.split(",")):
@@ -130,20 +110,11 @@ def main() -> None:
                 fitter = Fitter(about, drafts, nonlinear=nonlinear, asymmetric=asymmetric)
                 chains = fitter.fit(plan, Silent())
                 reached = conv_macs(layers, {}) / conv_macs(layers, chains)
-                row = compare(original, rewrite(model, layers, chains), test)
-                table.add_row(f"{reached:.2f}", title, *row, f"{time.perf_counter() - start:.0f}")
-                Console(width=140, stderr=True).print(f"{reached:.2f} {title}: {' '.join(row)}")
-    Console(width=140).print(table)
-
-
-def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[str, str, str]:
-    found = compare_outputs(original, optimised, test, lambda amount: None)
-    before, after = found.accuracy or (float("nan"), float("nan"))
-    return f"{100 * (before - after):.1f}", f"{100 * (found.top1_agreement or 0):.1f}", f"{found.divergence:.4f}"
-
-
-def spread(inputs: Inputs, count: int) -> Inputs:
-    return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
+                found = agreement(original, rewrite(model, layers, chains), test)
+                rows.append([speedup, reached, title, *lost(found), time.perf_counter() - start])
+                print(f"{reached:.2f}x {title}: KL {found.divergence}", flush=True)
+    name = Path(args.model).stem
+    write_results(args, result_name(args), f"What every part of the method contributes: {name}", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ turns. Needs ``pip install aimet-torch onnx2torch`` besides this package.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import tempfile
 from decimal import Decimal
@@ -18,25 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters
-from aimet_torch.compress import ModelCompressor
-from aimet_torch.defs import SpatialSvdParameters
-from common import arguments, some_inputs
-from onnx2torch import convert
+from common import LOST, agreement, arguments, lost, some_inputs
+from tables import result_name, write_results
 
 import onnxlowrank
-from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.graph.load import load
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target
 
+COLUMNS = {"": "", "measured": "{:.2f}x", "top-1": "{:.1f} %", **LOST}
+
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("test")
-    parser.add_argument("--test-inputs", type=int, default=2000)
+    parser = arguments(__doc__, test_inputs=2000)
     parser.add_argument("--speedup", type=float, default=2.0)
     args = parser.parse_args()
     original = load(args.model)
@@ -51,18 +47,25 @@ def main() -> None:
             break
     ours = onnxlowrank.optimize(original, speedup=max(got, 1.01), calibration=inputs).model
     before, *after = time_in_sessions([original, theirs, ours], inputs[0], target, 20.0)
-    for name, network, times in zip(("aimet spatial SVD", "onnxlowrank"), (theirs, ours), after, strict=True):
+    rows = []
+    for name, network, times in zip(("AIMET, spatial SVD", "onnxlowrank"), (theirs, ours), after, strict=True):
         found = speedup_interval(before, times)
-        changed = compare_outputs(original, network, test, lambda amount: None)
-        accuracy = "" if changed.accuracy is None else f"top-1 {100 * changed.accuracy[1]:.2f} %, "
-        print(
-            f"{name}: {found.ratio:.2f}x ({found.low:.2f} .. {found.high:.2f}), {accuracy}"
-            f"same class {100 * (changed.top1_agreement or 0):.2f} %, KL {changed.divergence:.4f}"
-        )
+        changed = agreement(original, network, test)
+        top1 = None if changed.accuracy is None else 100 * changed.accuracy[1]
+        rows.append([name, [found.ratio, found.low, found.high], top1, *lost(changed)])
+    title = f"Beside AIMET at the same speed-up: {Path(args.model).stem}"
+    note = f"aimet-torch {importlib.metadata.version('aimet-torch')}."
+    write_results(args, result_name(args), title, COLUMNS, rows, note)
 
 
 def compressed(original: onnx.ModelProto, inputs: Inputs, ratio: float) -> onnx.ModelProto:
     """Return what AIMET makes of the network for a ratio of multiply-accumulates."""
+    import torch
+    from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters
+    from aimet_torch.compress import ModelCompressor
+    from aimet_torch.defs import SpatialSvdParameters
+    from onnx2torch import convert
+
     feeds = torch.from_numpy(np.concatenate([next(iter(one.values())) for one in inputs]))
     module = convert(original).eval()
     with torch.no_grad():

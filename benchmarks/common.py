@@ -1,4 +1,4 @@
-"""What the benchmarks share: a network with statistics, offers and prices, as the pipeline prepares it."""
+"""What the benchmarks share: options, and a network with its layers, statistics, candidates and latency model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import onnx
+from tables import add_result_options
 from threadpoolctl import threadpool_limits
 
 from onnxlowrank.calibrate.capture import RowStore
@@ -16,6 +17,8 @@ from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
@@ -23,7 +26,7 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.preprocess import preprocess_from_options
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
@@ -40,30 +43,86 @@ from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Silent
 
+LOST = {"top-1 drop (points)": "{:.1f}", "same class": "{:.1f} %", "KL divergence": "{:.4f}"}
+"""Columns of :func:`lost`."""
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows the network and its inputs."""
+
+def arguments(description: str | None, inputs: int = 200, test_inputs: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser that knows the network, its inputs and where results go.
+
+    Args:
+        description: Of the script.
+        inputs: How many are used to calibrate if nothing is said.
+        test_inputs: Likewise to compare on; None takes no test inputs.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("calibration")
+    if test_inputs is not None:
+        parser.add_argument("test")
+        parser.add_argument("--test-inputs", type=int, default=test_inputs)
     parser.add_argument("--preprocess", default="imagenet")
     parser.add_argument("--mean", help="of the pixels, as for onnxlowrank optimize")
     parser.add_argument("--resize", type=int)
     parser.add_argument("--crop", type=int)
-    parser.add_argument("--inputs", type=int, default=200, help="calibration inputs")
+    parser.add_argument("--inputs", type=int, default=inputs, help="calibration inputs")
+    add_result_options(parser)
     return parser
 
 
-def some_inputs(args: argparse.Namespace, original: onnx.ModelProto, source: str, count: int) -> Inputs:
-    """Return ``count`` inputs, evenly spread over the source."""
-    how = preprocess_from_options(
+def preprocess(args: argparse.Namespace) -> Preprocess:
+    """Return how images become inputs."""
+    return preprocess_from_options(
         args.preprocess,
         mean=None if args.mean is None else tuple(map(float, args.mean.split(","))),
         resize=None if args.resize is None else (args.resize, args.resize),
         crop=None if args.crop is None else (args.crop, args.crop),
     )
-    inputs = open_inputs(source, input_specs(original), how)
+
+
+def some_inputs(args: argparse.Namespace, original: onnx.ModelProto, source: str, count: int) -> Inputs:
+    """Return ``count`` inputs, evenly spread over the source."""
+    inputs = open_inputs(source, input_specs(original), preprocess(args))
     return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
+
+
+def class_measures(model: onnx.ModelProto) -> tuple[Measure, ...]:
+    """Return how outputs are measured: an only output ``[N, classes]`` as class scores, labels or not."""
+    return measures_of(model, labelled=True)
+
+
+def agreement(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> Agreement:
+    """Return how far the outputs of two networks differ."""
+    return compare_outputs(original, optimised, test, lambda amount: None, class_measures(original))
+
+
+def accuracy_drop(found: Agreement) -> float | None:
+    """Return the points of accuracy that were lost; None without labels."""
+    return None if found.accuracy is None else found.drop
+
+
+def lost(found: Agreement) -> list[float | None]:
+    """Return points of accuracy lost, per cent of the inputs in the same class, and divergence."""
+    same = None if found.top1_agreement is None else 100 * found.top1_agreement
+    return [accuracy_drop(found), same, found.divergence]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network, normalised too, with its layers and calibration inputs."""
+
+    original: onnx.ModelProto
+    model: onnx.ModelProto
+    layers: list[Layer]
+    inputs: Inputs
+
+
+def load_network(args: argparse.Namespace) -> Loaded:
+    """Load the network and open its calibration inputs."""
+    original = load(args.model)
+    model = normalise(original)
+    inputs = some_inputs(args, original, args.calibration, args.inputs)
+    return Loaded(original, model, with_shapes(model, find_layers(model), inputs), inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +164,13 @@ class Prepared:
         candidates: Mapping[str, Sequence[Candidate]] | None = None,
         losses: Losses | None = None,
     ) -> LatencyModel:
-        """Return the prices of the candidates, or of some of them; energies are their losses where none are given."""
-        offered = self.candidates if candidates is None else candidates
-        return LatencyModel(self.network(threads), offered, losses or EnergyLosses(), self.timer(threads))
+        """Return the latency model of all candidates, or of some; energies are their losses where none are given."""
+        some = self.candidates if candidates is None else candidates
+        return LatencyModel(self.network(threads), some, losses or EnergyLosses(), self.timer(threads))
 
     def sensitivities(self) -> SensitivityLosses:
         """Return measured losses, the default of the tool."""
-        return SensitivityLosses(self.about, self.drafts, self.candidates, Silent())
+        return SensitivityLosses(self.about, self.drafts, self.candidates, class_measures(self.about.model), Silent())
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""
@@ -119,15 +178,13 @@ class Prepared:
 
 
 def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
-    """Load a network, collect its statistics, and list what its layers offer."""
+    """Load a network, collect its statistics, and find the candidates of its layers."""
     threadpool_limits(1, "blas")  # as the pipeline does
-    original = load(args.model)
-    model = normalise(original)
-    inputs = some_inputs(args, original, args.calibration, args.inputs)
-    layers = with_shapes(model, find_layers(model), inputs)
+    loaded = load_network(args)
+    layers, inputs = loaded.layers, loaded.inputs
     applicable, _ = applicable_passes(layers, load_passes(), (), (), conv_only=False)
-    stacked = stacked_inputs(original, inputs)
-    about = Calibration(model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
+    stacked = stacked_inputs(loaded.original, inputs)
+    about = Calibration(loaded.model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
     drafts = Drafts(applicable, collect_statistics(about, Silent()))
     candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
-    return Prepared(original, about, drafts, candidates, inputs)
+    return Prepared(loaded.original, about, drafts, candidates, inputs)

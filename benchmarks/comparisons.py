@@ -9,10 +9,12 @@ Then against an equal network in which one Conv is slower: the sum of two Convs,
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from tables import add_result_options, result_name, write_results
 
 import onnxlowrank
 from onnxlowrank.graph.load import load
@@ -21,6 +23,17 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target
 
+COLUMNS = {
+    "compared with": "",
+    "runs": "{}",
+    "times as fast": "{:.2f}",
+    "intervals that hold 1": "{}",
+    "width (median)": "{:.1f} %",
+    "width (largest)": "{:.1f} %",
+    "layer before (ms)": "{:.2f}",
+    "layer after (ms)": "{:.2f}",
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,6 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
+    add_result_options(parser)
     args = parser.parse_args()
     model = load(args.model)
     feeds = open_or_synthesise(input_specs(model), None, {}, None, 1, 0)[0]
@@ -35,19 +49,21 @@ def main() -> None:
     for run in range(args.runs):
         found = speedup_interval(*time_in_sessions([model, model], feeds, Target(threads=args.threads), args.seconds))
         hits += found.low <= 1 <= found.high
-        widths.append(found.high - found.low)
+        widths.append(100 * (found.high - found.low))
         print(f"{run + 1}: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f})", flush=True)
-    print(
-        f"{hits} of {args.runs} intervals hold 1; width {100 * np.median(widths):.2f} % (median), "
-        f"{100 * max(widths):.2f} % (largest)"
-    )
     slow, name = planted(model)
     found = speedup_interval(*time_in_sessions([model, slow], feeds, Target(threads=args.threads), args.seconds))
-    print(f"{name} split in two: {found.ratio:.4f} ({found.low:.4f} .. {found.high:.4f}) times as fast")
-    for title, network in (("before", model), ("after", slow)):
+    took = []
+    for network in (model, slow):
         nodes = onnxlowrank.profile(network, threads=args.threads).nodes
-        took = sum(node.milliseconds for node in nodes if (node.node or "").startswith(name))
-        print(f"{title}: {took:.3f} ms in {name} by the profile")
+        took.append(sum(node.milliseconds for node in nodes if (node.node or "").startswith(name)))
+    split = found.ratio, found.low, found.high
+    rows = [
+        ["the network itself", args.runs, None, hits, np.median(widths), max(widths), None, None],
+        [f"{name} split in two", 1, split, None, None, None, *took],
+    ]
+    title = f"Comparisons with an equal and a slower network: {Path(args.model).stem}"
+    write_results(args, result_name(args), title, COLUMNS, rows)
 
 
 def planted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

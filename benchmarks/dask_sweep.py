@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 
 import joblib
-from distributed import Client, LocalCluster
 
 import onnxlowrank
 
@@ -23,6 +22,8 @@ def main() -> None:
     parser.add_argument("--speedups", default="2,3")
     parser.add_argument("--passes", default="channel,spatial")
     args = parser.parse_args()
+    from distributed import Client, LocalCluster  # so that --help does without
+
     speedups = [float(part) for part in args.speedups.split(",")]
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,

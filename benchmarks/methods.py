@@ -1,8 +1,8 @@
-"""What every method offers a network's layers, and what it keeps when it makes a layer measurably twice as fast.
+"""Every method's candidates in a network's layers, and what it keeps of a layer made measurably twice as fast.
 
     python benchmarks/methods.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz
 
-First, for every layer and method: how many settings it offers, how long that takes, the largest share of the
+First, for every layer and method: how many candidates there are, how long that takes, the largest share of the
 response's variance that is predicted to be kept at 2, 3 and 4 times fewer operations, and the share at a *measured*
 speed-up of the layer of ``--speedup`` or more. Then every method's best layer by that share, decomposed alone and
 fitted: how long that takes, and how far the network's output moves.
@@ -10,29 +10,20 @@ fitted: how long that takes, and how far the network's output moves.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from ablation import spread
-from rich.console import Console
-from rich.table import Table
+from common import LOST, agreement, arguments, load_network, lost, some_inputs
+from tables import result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import open_inputs
-from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.channel_block import channel_block
@@ -45,6 +36,26 @@ from onnxlowrank.progress import Silent
 RATIOS = (2, 3, 4)
 TRIED = 6
 """Settings that are timed for each layer and method, of falling energy."""
+COLUMNS = {
+    "layer": "",
+    "method": "",
+    "settings": "{}",
+    "found in (s)": "{:.1f}",
+    **{f"kept at {ratio}x MACs": "{:.3f}" for ratio in RATIOS},
+    "measured": "{:.2f}x",
+    "kept": "{:.3f}",
+    "setting": "",
+}
+FITTED = {
+    "method": "",
+    "layer": "",
+    "setting": "",
+    "measured": "{:.2f}x",
+    "predicted to be kept": "{:.3f}",
+    "draft (s)": "{:.1f}",
+    "fit (s)": "{:.1f}",
+    **LOST,
+}
 
 
 @dataclass(frozen=True)
@@ -57,27 +68,16 @@ class Best:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
-    parser.add_argument("test")
+    parser = arguments(__doc__, test_inputs=500)
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="layers to look at")
     parser.add_argument("--speedup", type=float, default=2.0)
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--inputs", type=int, default=200)
-    parser.add_argument("--test-inputs", type=int, default=500)
     args = parser.parse_args()
-
-    original = load(args.model)
-    model, specs, how = normalise(original), input_specs(original), preprocess_from_options(args.preprocess)
-    inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
-    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
-    layers = with_shapes(model, find_layers(model), inputs)
+    loaded = load_network(args)
+    original, model, layers, inputs = loaded.original, loaded.model, loaded.layers, loaded.inputs
+    test = some_inputs(args, original, args.test, args.test_inputs)
     applicable, _ = applicable_passes(layers, load_passes(), args.only, (), conv_only=False)
     timer = ChainTimer(Target(), Cache())
-
-    choices = Table("layer", "method", "settings", "s", *(f"{ratio}x MACs" for ratio in RATIOS), "measured", "setting")
-    kept = Table("method", "layer", "setting", "measured", "predicted", "draft s", "fit s", "KL", "same class", "drop")
+    rows, fitted_rows = [], []
     with RowStore() as store:
         about = Calibration(model, layers, applicable, inputs, store)
         statistics = collect_statistics(about, Silent())
@@ -85,16 +85,14 @@ def main() -> None:
         for layer in (one for one in layers if one.name in applicable):
             for name, method in applicable[layer.name].items():
                 start = time.perf_counter()
-                offered = list(method.candidates(layer, statistics[layer.name], channel_block("cpu")))
+                candidates = list(method.candidates(layer, statistics[layer.name], channel_block("cpu")))
                 seconds = time.perf_counter() - start
-                most = [max((c.energy for c in offered if c.macs * r <= layer.macs), default=0.0) for r in RATIOS]
-                found = fast_enough(timer, layer, method, offered, args.speedup)
-                shown = (f"{found.speedup:.2f}x {found.candidate.energy:.3f}", ranks(found)) if found else ("", "")
-                energies = (f"{energy:.3f}" if energy else "" for energy in most)
-                choices.add_row(layer.name, name, str(len(offered)), f"{seconds:.1f}", *energies, *shown)
+                most = [max((c.energy for c in candidates if c.macs * r <= layer.macs), default=None) for r in RATIOS]
+                found = fast_enough(timer, layer, method, candidates, args.speedup)
+                shown = [found.speedup, found.candidate.energy, ranks(found)] if found else [None] * 3
+                rows.append([layer.name, name, len(candidates), seconds, *most, *shown])
                 if found and (name not in best or found.candidate.energy > best[name].candidate.energy):
                     best[name] = found
-        Console(width=140).print(choices)
         for name, found in best.items():
             layer, method = found.layer, applicable[found.layer.name][name]
             start = time.perf_counter()
@@ -105,23 +103,23 @@ def main() -> None:
             start = time.perf_counter()
             chains = Fitter(about, Drafts(applicable, statistics)).fit(plan, Silent())
             fitted = time.perf_counter() - start
-            changed = compare_outputs(original, rewrite(model, layers, chains), test, lambda amount: None)
-            before, after = changed.accuracy or (0.0, 0.0)
-            kept.add_row(
-                *(name, layer.name, ranks(found), f"{found.speedup:.2f}x", f"{found.candidate.energy:.3f}"),
-                *(f"{drafted:.1f}", f"{fitted:.1f}", f"{changed.divergence or 0:.4f}"),
-                *(f"{100 * (changed.top1_agreement or 0):.1f}", f"{100 * (before - after):.1f}"),
-            )
-    Console(width=140).print(kept)
+            changed = agreement(original, rewrite(model, layers, chains), test)
+            speed = found.speedup, found.candidate.energy
+            fitted_rows.append([name, layer.name, ranks(found), *speed, drafted, fitted, *lost(changed)])
+    title = f"Every method at {args.speedup:g}x or more, {{}}: {Path(args.model).stem}"
+    write_results(args, result_name(args), title.format("layer by layer"), COLUMNS, rows)
+    write_results(args, f"{result_name(args)}_fitted", title.format("its best layer alone"), FITTED, fitted_rows)
 
 
-def fast_enough(timer: ChainTimer, layer: Layer, method: Pass, offered: list[Candidate], speedup: float) -> Best | None:
+def fast_enough(
+    timer: ChainTimer, layer: Layer, method: Pass, candidates: list[Candidate], speedup: float
+) -> Best | None:
     """Return the setting that keeps most among a few measured to be ``speedup`` times as fast as the layer.
 
     They are those on the front of operations and energy nearest to ``speedup``, from more operations to fewer.
     """
     front: list[Candidate] = []
-    for candidate in sorted(offered, key=lambda c: (c.macs, -c.energy)):
+    for candidate in sorted(candidates, key=lambda c: (c.macs, -c.energy)):
         if not front or candidate.energy > front[-1].energy:
             front.append(candidate)
     near = [c for c in front[::-1] if 0.8 * speedup <= layer.macs / c.macs <= 3 * speedup]

@@ -11,29 +11,19 @@ last factor refitted to the responses.
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import partial
+from pathlib import Path
 
-import numpy as np
-from ablation import spread
-from rich.console import Console
-from rich.table import Table
+from common import agreement, arguments, load_network, some_inputs
+from tables import Cell, result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
-from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
-from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import open_inputs
-from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.sessions import Target
@@ -41,34 +31,29 @@ from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Setting, keep
 from onnxlowrank.progress import Silent
 
+COLUMNS = {
+    "method": "",
+    "setting": "",
+    "metric": "",
+    "fewer MACs": "{:.2f}x",
+    "faster": "{:.2f}x",
+    "draft (s)": "{:.1f}",
+    "KL as the metric gives it": "{:.4f}",
+    "KL refitted": "{:.4f}",
+    "points lost": "{:.1f}",
+    "points lost, refitted": "{:.1f}",
+}
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
-    parser.add_argument("test")
+    parser = arguments(__doc__, test_inputs=500)
     parser.add_argument("--layer", required=True)
     parser.add_argument("--setting", action="append", required=True, metavar="METHOD=RANKS")
     parser.add_argument("--metrics", default=",".join(METRICS))
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--mean")
-    parser.add_argument("--resize", type=int)
-    parser.add_argument("--crop", type=int)
-    parser.add_argument("--inputs", type=int, default=200)
-    parser.add_argument("--test-inputs", type=int, default=500)
     args = parser.parse_args()
-
-    original = load(args.model)
-    model, specs = normalise(original), input_specs(original)
-    how = preprocess_from_options(
-        args.preprocess,
-        mean=None if args.mean is None else tuple(map(float, args.mean.split(","))),
-        resize=None if args.resize is None else (args.resize, args.resize),
-        crop=None if args.crop is None else (args.crop, args.crop),
-    )
-    inputs = spread(open_inputs(args.calibration, specs, how), args.inputs)
-    test = spread(open_inputs(args.test, specs, how), args.test_inputs)
-    layers = with_shapes(model, find_layers(model), inputs)
+    loaded = load_network(args)
+    original, model, layers, inputs = loaded.original, loaded.model, loaded.layers, loaded.inputs
+    test = some_inputs(args, original, args.test, args.test_inputs)
     layer = next(one for one in layers if one.name == args.layer)
     kept = {one.name: keep(one) for one in layers}
     lowering = partial(fastest_lowering, ChainTimer(Target(), Cache()))
@@ -76,10 +61,7 @@ def main() -> None:
     settings = [_setting(text) for text in args.setting]
     methods = {one.name: one for one in load_passes([name for name, _ in settings])}
     applicable = {layer.name: methods}
-
-    columns = [f"{metric} {part}" for metric in args.metrics.split(",") for part in ("alone", "refitted")]
-    table = Table("method", "setting", "MACs", "time", "draft s", *columns, title=f"{args.model}, {layer.name}")
-    rows: dict[tuple[str, Setting], list[str]] = {}
+    rows: dict[tuple[str, Setting], list[list[Cell]]] = {one: [] for one in settings}
     for metric in args.metrics.split(","):
         with RowStore() as store:
             weigh = metric_of(metric, model, layers, applicable, inputs, Silent())
@@ -95,33 +77,21 @@ def main() -> None:
                 seconds = time.perf_counter() - start
                 plan = {**kept, layer.name: method.candidate(layer, setting, 1.0)}
                 chains = Fitter(about, Drafts(applicable, statistics), lowering).fit(plan, Silent())
-                alone = compare_outputs(original, rewrite(model, layers, {layer.name: draft.chain}), test, _quiet)
-                refitted = compare_outputs(original, rewrite(model, layers, chains), test, _quiet)
-                shown = "x".join(map(str, setting))
-                speeds = f"{layer.macs / outline.macs_in(layer):.2f}x", f"{dense.ms / fast.ms:.2f}x"
-                row = rows.setdefault((name, setting), [name, shown, *speeds, f"{seconds:.1f}"])
-                row += [_lost(alone), _lost(refitted)]
-                print(metric, *row[:5], *row[-2:], flush=True)
-    for row in rows.values():
-        table.add_row(*row)
-    Console(width=200).print(table)
+                alone = agreement(original, rewrite(model, layers, {layer.name: draft.chain}), test)
+                refitted = agreement(original, rewrite(model, layers, chains), test)
+                speeds = layer.macs / outline.macs_in(layer), dense.ms / fast.ms
+                errors = alone.divergence, refitted.divergence, alone.drop, refitted.drop
+                row = [name, "x".join(map(str, setting)), metric, *speeds, seconds, *errors]
+                rows[name, setting].append(row)
+                print(metric, name, setting, *errors, flush=True)
+    together = [row for group in rows.values() for row in group]
+    title = f"Metrics, one layer alone: {Path(args.model).stem}, {layer.name}"
+    write_results(args, result_name(args, layer.name), title, COLUMNS, together)
 
 
 def _setting(text: str) -> tuple[str, Setting]:
     name, _, ranks = text.partition("=")
     return name, tuple(int(rank) for rank in ranks.split("x"))
-
-
-def _lost(agreement: Agreement) -> str:
-    if agreement.accuracy is not None:
-        lost = agreement.accuracy[0] - agreement.accuracy[1]
-    else:
-        lost = 1 - (agreement.top1_agreement or 0.0)
-    return f"{agreement.divergence or np.nan:.4f} ({100 * lost:.1f})"
-
-
-def _quiet(amount: float) -> None:
-    pass
 
 
 if __name__ == "__main__":

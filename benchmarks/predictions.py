@@ -1,19 +1,24 @@
-"""How well the sum of prices predicts the time of a whole network: random plans, predicted and measured.
+"""How well the latency model predicts the time of a whole network: random plans, predicted and measured.
 
     python benchmarks/predictions.py models/vgg_cifar10.onnx models/cifar10_calibration.npz
 
-Of every layer a random offer of those that no other beats. The prices are calibrated on one plan more, as they are by
-the first outline of every search.
+Of every layer a random candidate of those that no other beats. The latency model is calibrated on one plan more, as it
+is by the first outline of every search.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from common import arguments, prepare
+from tables import result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import median_speedup
+
+COLUMNS = {"threads": "{}", "plans": "{}", "error (median)": "{:.1f} %", "error (largest)": "{:.1f} %"}
 
 
 def main() -> None:
@@ -29,7 +34,7 @@ def main() -> None:
         network, latency_model = prepared.network(args.threads), prepared.latency_model(args.threads)
         for index in range(args.plans + 1):
             choices = latency_model.choices()
-            plan = {layer: offered[rng.integers(len(offered))].candidate for layer, offered in choices.items()}
+            plan = {layer: items[rng.integers(len(items))].candidate for layer, items in choices.items()}
             latency_model.learn(plan)
             pair = [network.original, network.outline(plan)]
             measured = median_speedup(*measure_in_sessions(pair, network.feeds, network.target, seconds=3.0))
@@ -43,7 +48,9 @@ def main() -> None:
                 f"{index}: predicted {predicted:.3f}x, measured {measured:.3f}x, {100 * errors[-1]:+.1f} %", flush=True
             )
     sizes = np.abs(errors)
-    print(f"{len(sizes)} plans: error {100 * np.median(sizes):.1f} % (median), {100 * np.max(sizes):.1f} % (largest)")
+    row = [args.threads, len(sizes), 100 * np.median(sizes), 100 * np.max(sizes)]
+    title = f"Predicted and measured times of random plans: {Path(args.model).stem}"
+    write_results(args, result_name(args), title, COLUMNS, [row])
 
 
 if __name__ == "__main__":

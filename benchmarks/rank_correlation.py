@@ -1,4 +1,4 @@
-"""Which objective of the selection foresees what a plan does to the outputs: energies, or measured sensitivities.
+"""Which objective of the selection foresees what a plan does to the outputs: energies, or layer sensitivities.
 
     python benchmarks/rank_correlation.py models/vgg_cifar10.onnx models/cifar10_calibration.npz models/cifar10_test.npz
 
@@ -18,13 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from common import arguments, prepare, some_inputs
-from rich.console import Console
-from rich.table import Table
+from common import accuracy_drop, agreement, arguments, prepare, some_inputs
 from scipy.stats import spearmanr
+from tables import Cell, result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.evaluate.agreement import compare_outputs
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
@@ -36,6 +34,13 @@ from onnxlowrank.progress import Silent
 DIFFERENT, EQUAL = "different speed-ups", "equal speed-ups"
 SPREAD = 1.0
 """Standard deviation of the logarithm of the weights of the layers in the selection."""
+COLUMNS = {
+    "plans": "",
+    "number": "{}",
+    "speed-up: median (range)": "{:.2f}x",
+    "top-1 drop (points)": "{:.1f}",
+    "divergence": "{:.4f}",
+}
 
 
 @dataclass(frozen=True)
@@ -45,46 +50,44 @@ class Row:
     group: str
     speedup: float
     change: float
-    drop: float
+    drop: float | None
     predicted: dict[str, float]
     plan: list[Candidate]
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("test")
-    parser.add_argument("--test-inputs", type=int, default=500)
+    parser = arguments(__doc__, test_inputs=500)
     parser.add_argument("--plans", type=int, default=50, help="half of them of different speed-ups, half of equal ones")
     parser.add_argument("--speedup", type=float, default=3.0, help="of the plans of equal speed-ups, in MACs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write every plan, what was predicted and what came out")
     args = parser.parse_args()
-    console = Console(width=140, stderr=True)
-
     rng = np.random.default_rng(args.seed)
     rows = []
     with RowStore() as store:
         prepared = prepare(args, store)
-        original, layers, offered = prepared.original, prepared.layers, prepared.candidates
+        original, layers, candidates = prepared.original, prepared.layers, prepared.candidates
         test = some_inputs(args, original, args.test, args.test_inputs)
         fitter = Fitter(prepared.about, prepared.drafts)
         start = time.perf_counter()
         objectives: dict[str, Losses] = {"energy": EnergyLosses(), "sensitivity": prepared.sensitivities()}
-        console.print(f"sensitivities measured in {time.perf_counter() - start:.1f} s")
+        print(f"layer sensitivities measured in {time.perf_counter() - start:.1f} s")
         dense = sum(layer.macs for layer in layers)
         for index in range(args.plans):
             group = EQUAL if index % 2 else DIFFERENT
             speedup = args.speedup if group == EQUAL else float(rng.uniform(1.5, 5))
-            plan = random_plan(offered, dense / speedup, rng)
+            plan = random_plan(candidates, dense / speedup, rng)
             chains = fitter.fit(plan, Silent())
             change, drop = compare(original, rewrite(prepared.about.model, layers, chains), test)
             predicted = {title: foreseen(losses, plan) for title, losses in objectives.items()}
             reached = dense / sum(candidate.macs for candidate in plan.values())
             rows.append(Row(group, reached, change, drop, predicted, list(plan.values())))
-            console.print(f"{index}: {reached:.2f}x, {change:.4f}, drop {drop:.1f}, {predicted}")
+            print(f"{index}: {reached:.2f}x, {change:.4f}, drop {drop}, {predicted}", flush=True)
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    Console(width=140).print(table(rows, f"{prepared.inputs.description}; {test.description}"))
+    columns = {**COLUMNS, **{f"rank correlation, {name}": "{:.3f}" for name in objectives}}
+    title = f"What objectives foresee of plans: {Path(args.model).stem}"
+    write_results(args, result_name(args), title, columns, [summary(rows, group) for group in (DIFFERENT, EQUAL)])
 
 
 def foreseen(losses: Losses, plan: Plan) -> float:
@@ -93,46 +96,32 @@ def foreseen(losses: Losses, plan: Plan) -> float:
     return sum(map(losses.of, plan.values()))
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
-    """Return the rank correlations of every objective in either group."""
-    shown = Table(title=title, title_justify="left")
-    for column in ("plans", "number", "speed-up", "top-1 drop (points)", "divergence", *rows[0].predicted):
-        shown.add_column(column, justify="right")
-    for group in (DIFFERENT, EQUAL):
-        chosen = [row for row in rows if row.group == group]
-        changes = [row.change for row in chosen]
-        shown.add_row(
-            group,
-            str(len(chosen)),
-            _range([row.speedup for row in chosen], 2),
-            _range([row.drop for row in chosen], 1),
-            _range(changes, 4),
-            *(
-                f"{spearmanr([row.predicted[name] for row in chosen], changes).statistic:.3f}"
-                for name in rows[0].predicted
-            ),
-        )
-    return shown
+def summary(rows: Sequence[Row], group: str) -> list[Cell]:
+    """Return the rank correlation of every objective in a group."""
+    chosen = [row for row in rows if row.group == group]
+    changes = [row.change for row in chosen]
+    found = [spearmanr([row.predicted[name] for row in chosen], changes).statistic for name in rows[0].predicted]
+    drops = [row.drop for row in chosen if row.drop is not None]
+    return [group, len(chosen), *map(_range, ([row.speedup for row in chosen], drops, changes)), *found]
 
 
-def random_plan(offered: Mapping[str, Sequence[Candidate]], budget: float, rng: np.random.Generator) -> Plan:
+def random_plan(candidates: Mapping[str, Sequence[Candidate]], budget: float, rng: np.random.Generator) -> Plan:
     """Return the plan within the budget that is best if the layers count as much as chance says."""
     choices = {}
-    for name, candidates in offered.items():
+    for name, some in candidates.items():
         weight = float(np.exp(SPREAD * rng.standard_normal()))
-        choices[name] = [Item(one, one.macs, weight * lost_energy(one)) for one in candidates]
+        choices[name] = [Item(one, one.macs, weight * lost_energy(one)) for one in some]
     return select_by_energy(choices, budget)
 
 
-def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[float, float]:
+def compare(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> tuple[float, float | None]:
     """Return the divergence, or the relative error where there are no classes, and the drop of accuracy in points."""
-    found = compare_outputs(original, optimised, test, lambda amount: None)
-    before, after = found.accuracy or (float("nan"), float("nan"))
-    return found.relative_error if found.divergence is None else found.divergence, 100 * (before - after)
+    found = agreement(original, optimised, test)
+    return found.relative_error if found.divergence is None else found.divergence, accuracy_drop(found)
 
 
-def _range(values: Sequence[float], digits: int) -> str:
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+def _range(values: Sequence[float]) -> Cell:
+    return [float(np.median(values)), min(values), max(values)] if values else None
 
 
 if __name__ == "__main__":

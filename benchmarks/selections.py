@@ -29,12 +29,10 @@ from common import Prepared, arguments, prepare, some_inputs
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.box import MARKDOWN
-from rich.console import Console
-from rich.table import Table
+from tables import Cell, result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.evaluate.classes import class_scores, divergence
+from onnxlowrank.evaluate.classes import divergence
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
@@ -44,27 +42,40 @@ from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.goals import network_for_conv_macs, network_for_speedup
 from onnxlowrank.plan.knapsack import select_exactly
-from onnxlowrank.plan.selection import EnergyLosses, Item, Losses, Select, lost_energy
+from onnxlowrank.plan.selection import EnergyLosses, Item, Losses, Select, choices_of
 from onnxlowrank.progress import Silent
 
 Way = Callable[[float], FittedNetwork]
 """Makes a network of a speed-up."""
 
+COLUMNS = {
+    "asked for": "{:g}x",
+    "selection": "",
+    "reached": "",
+    "measured": "{:.2f}x",
+    "fewer MACs": "{:.2f}x",
+    "KL": "{:.4f}",
+    "KL / default's": "{:.2f}",
+    "other class": "{:.2f} %",
+    "drop (points)": "{:.2f}",
+}
+
 
 class Counted:
-    """Prices that count multiply-accumulates. A count cannot be corrected: where chains do not pay, layers are kept."""
+    """Stands in for a latency model: counts multiply-accumulates.
+
+    A count cannot be corrected: where chains do not pay, layers are kept.
+    """
 
     rest = 0.0
 
     def __init__(self, candidates: Mapping[str, Sequence[Candidate]]) -> None:
-        self._offers = {
-            name: [Item(one, one.macs, lost_energy(one)) for one in offered] for name, offered in candidates.items()
-        }
-        self.dense = {name: max(offer.cost for offer in offered) for name, offered in self._offers.items()}
+        self._choices = choices_of(candidates, lambda one: one.macs, EnergyLosses())
+        self.dense = {name: max(item.cost for item in items) for name, items in self._choices.items()}
         self.whole = sum(self.dense.values())
 
     def choices(self, timed: bool = False) -> dict[str, list[Item]]:
-        return self._offers
+        return self._choices
 
     def total(self, plan: Plan) -> float:
         return sum(candidate.macs for candidate in plan.values())
@@ -76,8 +87,8 @@ class Counted:
         pass
 
     def correct(self, candidate: Candidate, milliseconds: float) -> None:
-        offered = self._offers[candidate.layer]
-        self._offers[candidate.layer] = [offer for offer in offered if offer.candidate.method == KEEP]
+        items = self._choices[candidate.layer]
+        self._choices[candidate.layer] = [item for item in items if item.candidate.method == KEEP]
 
 
 def timed_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
@@ -85,19 +96,19 @@ def timed_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
     network, fitter = prepared.network(threads), prepared.fitter(threads)
 
     def reach(
-        offered: Mapping[str, Sequence[Candidate]], losses: Losses, select: Select, asked: float
+        candidates: Mapping[str, Sequence[Candidate]], losses: Losses, select: Select, asked: float
     ) -> FittedNetwork:
-        bench = NetworkBuilder(network, offered, losses, select, fitter, Silent())
-        return network_for_speedup(bench, prepared.latency_model(threads, offered, losses), asked)
+        builder = NetworkBuilder(network, candidates, losses, select, fitter, Silent())
+        return network_for_speedup(builder, prepared.latency_model(threads, candidates, losses), asked)
 
     def count(select: Select, asked: float) -> FittedNetwork:
-        bench = NetworkBuilder(network, prepared.candidates, EnergyLosses(), select, fitter, Silent())
-        return network_for_speedup(bench, Counted(prepared.candidates), asked)
+        builder = NetworkBuilder(network, prepared.candidates, EnergyLosses(), select, fitter, Silent())
+        return network_for_speedup(builder, Counted(prepared.candidates), asked)
 
     def only(*passes: str) -> dict[str, list[Candidate]]:
         return {
-            name: [one for one in offered if one.method in (KEEP, "fully_connected", *passes)]
-            for name, offered in prepared.candidates.items()
+            name: [one for one in candidates if one.method in (KEEP, "fully_connected", *passes)]
+            for name, candidates in prepared.candidates.items()
         }
 
     felt = cache(prepared.sensitivities)
@@ -131,15 +142,13 @@ def counted_ways(prepared: Prepared, threads: int) -> dict[str, Way]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("test")
-    parser.add_argument("--test-inputs", type=int, default=1000)
+    parser = arguments(__doc__, test_inputs=1000)
     parser.add_argument("--speedups", default="2,3,4")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--macs", action="store_true", help="compare at equal multiply-accumulates, not equal time")
     parser.add_argument("--ways", default="", help="only those whose titles contain one of these, e.g. greedy,all")
     parser.add_argument("--plot", help="write a plot, e.g. selections.svg")
-    parser.add_argument("--json", help="write the figures")
+    parser.add_argument("--json", help="write the divergence of every test input too, after every network")
     args = parser.parse_args()
     rows = []
     with RowStore() as store:
@@ -175,14 +184,17 @@ def main() -> None:
                     Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
                 if args.plot:
                     plot(rows, "macs" if args.macs else "speedup", args.plot)
-    report(rows)
+    title = f"What every way to select a plan loses, at {'equal MACs' if args.macs else 'a measured speed-up'}"
+    name = result_name(args, *(["macs"] if args.macs else []))
+    table_rows = [table_row(row, rows) for row in rows]
+    write_results(args, name, f"{title}: {Path(args.model).stem}", COLUMNS, table_rows, plot=args.plot)
 
 
 def scores(model: onnx.ModelProto, test: Inputs) -> NDArray[np.floating]:
     """Return a classifier's scores ``[N, classes]``."""
     session = open_session(model, all_threads())
-    found = class_scores([session.run(None, feeds)[0] for feeds in test])
-    if found is None:
+    found = np.concatenate([session.run(None, feeds)[0] for feeds in test])
+    if found.ndim != 2 or found.shape[1] < 2:
         raise SystemExit("selections are compared by KL divergence, but the first output is no [N, classes]")
     return found
 
@@ -202,31 +214,21 @@ def losses(
     }
 
 
-def against(row: Mapping[str, object], default: Mapping[str, object]) -> str:
-    """Return how many times as much as the default loses a way does."""
+def against(row: Mapping[str, object], default: Mapping[str, object]) -> list[float]:
+    """Return how many times as much as the default loses a way does, with its interval."""
     one, other = (np.array(which["each"]) for which in (row, default))
     drawn = np.random.default_rng(0).integers(len(one), size=(2000, len(one)))
     low, high = np.quantile(one[drawn].mean(axis=1) / other[drawn].mean(axis=1), [0.025, 0.975])
-    return f"{one.mean() / other.mean():.2f} ({low:.2f} .. {high:.2f})"
+    return [one.mean() / other.mean(), low, high]
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table in Markdown."""
-    table = Table("asked for", "selection", "measured", "fewer MACs", "KL", "KL / default's", "other class", "drop")
-    table.box = MARKDOWN
-    for row in rows:
-        defaults = [one for one in rows if one["asked"] == row["asked"] and one["selection"].endswith("sensitivity")]
-        table.add_row(
-            f"{row['asked']:g}x{'' if row['reached'] else ', not reached'}",
-            str(row["selection"]),
-            f"{row['speedup']:.2f}x ({row['low']:.2f} .. {row['high']:.2f})",
-            f"{row['macs']:.2f}x",
-            f"{row['kl']:.4f}",
-            against(row, defaults[0]) if defaults else "",
-            f"{row['other_class']:.2f} %",
-            "" if row["drop"] is None else f"{row['drop']:.2f}",
-        )
-    Console(width=160).print(table)
+def table_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Return what the table says of a network, compared with the default's of the same speed-up among ``rows``."""
+    default = [one for one in rows if one["asked"] == row["asked"] and one["selection"].endswith("sensitivity")]
+    compared = against(row, default[0]) if default else None
+    timed = [row["speedup"], row["low"], row["high"]]
+    losses = row["kl"], compared, row["other_class"], row["drop"]
+    return [row["asked"], row["selection"], row["reached"], timed, row["macs"], *losses]
 
 
 def plot(rows: Sequence[Mapping[str, float]], x: str, path: str) -> None:

@@ -9,24 +9,19 @@ penalty 0.01 and 25 times with penalty 1.
 
 from __future__ import annotations
 
-import argparse
 import time
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from common import arguments, load_network
+from tables import result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore, sample
-from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose import regression
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.probe import Probe
-from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import open_inputs
-from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.progress import Silent
@@ -39,22 +34,16 @@ ITERATIONS = {
     "none (linear)": (),
 }
 
+COLUMNS = {"fit": "", "error on seen": "{:.5f}", "error on unseen": "{:.5f}", "fit (s)": "{:.1f}"}
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
+    parser = arguments(__doc__)
     parser.add_argument("--layer", required=True)
     parser.add_argument("--setting", type=int, required=True, help="K of the spatial pass")
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--inputs", type=int, default=200)
     args = parser.parse_args()
-
-    model = normalise(load(args.model))
-    specs = input_specs(model)
-    inputs = open_inputs(args.calibration, specs, preprocess_from_options(args.preprocess))
-    inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
-    layers = with_shapes(model, find_layers(model), inputs)
+    loaded = load_network(args)
+    model, layers, inputs = loaded.model, loaded.layers, loaded.inputs
     applicable, _ = applicable_passes(layers, load_passes(["spatial"]), [args.layer], (), conv_only=False)
     layer = next(layer for layer in layers if layer.name == args.layer)
     method = applicable[layer.name]["spatial"]
@@ -76,24 +65,24 @@ def main() -> None:
         away = value[rows] - layer.activation(fitted(features[rows]))
         return float((away**2).sum() / (value[rows] ** 2).sum())
 
-    def line(title: str, rows: np.ndarray, penalties: tuple[float, ...], ridge: float = 1e-2) -> None:
-        samples = Samples(features[rows], target[rows], None, layer.activation)
+    rows = []
+
+    def line(title: str, chosen: np.ndarray, penalties: tuple[float, ...], ridge: float = 1e-2) -> None:
+        samples = Samples(features[chosen], target[chosen], None, layer.activation)
         start = time.perf_counter()
         with mock.patch.object(regression, "PENALTIES", penalties):
             fitted = fit_low_rank(samples, layer.outputs, prior, ridge, nonlinear=bool(penalties))
-        seconds = time.perf_counter() - start
-        print(
-            f"{title:24} seen {error(fitted, rows):.5f}  unseen {error(fitted, ~seen):.5f}  {seconds:6.1f} s",
-            flush=True,
-        )
+        rows.append([title, error(fitted, chosen), error(fitted, ~seen), time.perf_counter() - start])
 
-    print(f"{layer.name}, K={args.setting}, {seen.sum()} rows of {features.shape[1]} features")
     for title, penalties in ITERATIONS.items():
         line(f"iterations {title}", seen, penalties)
     for ridge in (1e-4, 1e-3, 1e-2, 1e-1):
         line(f"ridge {ridge:g}", seen, ITERATIONS["5 + 5"], ridge)
     for share in (4, 2):
         line(f"1/{share} of the positions", seen & (np.arange(len(features)) % share == 0), ITERATIONS["5 + 5"])
+    title = f"Iterations, ridge and samples of the nonlinear fit: {Path(args.model).stem}, {layer.name}"
+    note = f"K={args.setting}, {seen.sum()} rows of {features.shape[1]} features."
+    write_results(args, result_name(args, layer.name), title, COLUMNS, rows, note)
 
 
 if __name__ == "__main__":

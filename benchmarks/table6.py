@@ -9,23 +9,16 @@ ranks are not aligned to anything.
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from common import arguments, load_network
+from tables import Cell, result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.decompose.spectrum import cumulative_energy
-from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.load import load
-from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.inputs.preprocess import preprocess_from_options
-from onnxlowrank.inputs.sources import open_inputs
-from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import RESPONSE, Candidate, keep
 from onnxlowrank.plan.applicability import applicable_passes
@@ -41,36 +34,30 @@ PAPER = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("calibration")
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--inputs", type=int, default=200)
-    args = parser.parse_args()
-
-    model = normalise(load(args.model))
-    inputs = open_inputs(args.calibration, input_specs(model), preprocess_from_options(args.preprocess))
-    inputs = inputs.subset(np.linspace(0, len(inputs) - 1, min(args.inputs, len(inputs))).astype(int).tolist())
-    layers = [layer for layer in with_shapes(model, find_layers(model), inputs) if layer.is_conv]
+    args = arguments(__doc__).parse_args()
+    loaded = load_network(args)
+    model, inputs = loaded.model, loaded.inputs
+    layers = [layer for layer in loaded.layers if layer.is_conv]
+    if len(layers) != len(PAPER[2]):
+        raise SystemExit(f"Table 6 is about the {len(PAPER[2])} convolutions of VGG-16, {args.model} has {len(layers)}")
     applicable, _ = applicable_passes(layers, load_passes(["channel"]), (), (), conv_only=True)
     with RowStore() as store:
         statistics = collect_statistics(Calibration(model, layers, applicable, inputs, store), Silent())
 
     energies = {layer.name: cumulative_energy(statistics[layer.name].moments[RESPONSE].covariance) for layer in layers}
 
-    table = Table(title=f"Ranks by rank selection, {inputs.description}")
-    for column in ("", *(layer.name for layer in layers)):
-        table.add_column(column)
+    rows: list[list[Cell]] = []
     total = sum(layer.macs for layer in layers)
     for speedup, paper in PAPER.items():
-        table.add_row(f"{speedup}x, Table 6", *map(str, paper))
+        rows.append([speedup, "Table 6", *paper])
         for title, restore in (("Eq. 14", 0), ("with 1x1", 1)):
             choices = {layer.name: spectrum(layer, energies[layer.name], restore) for layer in layers}
             choices[layers[0].name] = choices[layers[0].name][:1]
             plan = select_by_energy(choices, total / speedup)
             ours = [plan[layer.name].setting[0] if plan[layer.name].setting else layer.outputs for layer in layers]
-            table.add_row(f"{speedup}x, {title}", *map(str, ours))
-    Console(width=160).print(table)
+            rows.append([speedup, title, *ours])
+    columns = {"speed-up": "{}x", "ranks": "", **{layer.name: "{}" for layer in layers}}
+    write_results(args, result_name(args), f"Ranks of Zhang 2015, Table 6: {Path(args.model).stem}", columns, rows)
 
 
 def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Item]:
@@ -78,8 +65,8 @@ def spectrum(layer: Layer, energy: np.ndarray, restore: int) -> list[Item]:
     d = layer.outputs
     costs = [rank * (layer.macs / d + restore * d * layer.positions) for rank in range(d)]
     reduced = [Candidate(layer.name, "channel", (r,), costs[r], 0, float(energy[r])) for r in range(1, d)]
-    offered = [keep(layer), *(candidate for candidate in reduced if candidate.macs < layer.macs)]
-    return [Item(candidate, candidate.macs, lost_energy(candidate)) for candidate in offered]
+    candidates = [keep(layer), *(candidate for candidate in reduced if candidate.macs < layer.macs)]
+    return [Item(candidate, candidate.macs, lost_energy(candidate)) for candidate in candidates]
 
 
 if __name__ == "__main__":

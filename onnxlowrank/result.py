@@ -14,13 +14,14 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
 from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.network import Network
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def result_of(
 
 def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreement) -> list[str]:
     """Return what the user should hear when times are uncertain, the goal is overshot, or the outputs changed much."""
-    top1, error = agreement.top1_agreement, agreement.relative_error
+    top1, error = agreement.top1_agreement, agreement.relative_error or 0.0
     warnings = []
     if goal.kind == SPEEDUP and speedup > TOO_FAST * goal.value:
         warnings.append(
@@ -200,6 +201,10 @@ def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreem
             f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
             "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
             "a better plan"
+        )
+    if agreement.not_compared:
+        warnings.append(
+            f"the outputs were not compared: {agreement.not_compared}; look at what they are worth yourself"
         )
     if error > 0.3 if top1 is None else top1 < 0.9:
         warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")
@@ -250,7 +255,7 @@ def _report_model(
     return ModelReport(
         macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers),
         parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers),
-        file_bytes=model.ByteSize(),
+        file_bytes=byte_count(model),
         latency=latency,
     )
 

@@ -27,7 +27,9 @@ ROOMS = (
     "goal",
     "parallel",
     "progress",
+    "boundary",
     "errors",
+    "text",
 )
 """From top to bottom; docs/architecture.md says what each is for."""
 LONGEST = 310

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError
-from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
+from onnxlowrank.errors import NotFiniteError, ScratchError
+from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
@@ -40,7 +40,7 @@ def sample(
     Equal seeds sample equal positions of the same feed, whichever the network; the samples of a feed share theirs.
 
     Raises:
-        ModelError: If a tensor is not finite.
+        NotFiniteError: If a tensor is not finite.
     """
     yield from run_probes(add_probes(model, probes), inputs, seed, advance)
 
@@ -48,21 +48,28 @@ def sample(
 def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
     """Yield, for one feed after the other, the outputs of a network with probes; see :func:`sample`.
 
+    The positions go to the one input that the feeds do not name.
+
     Raises:
-        ModelError: If an output is not finite.
+        NotFiniteError: If an output is not finite.
     """
     session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
+    sampled = {value.name: value.doc_string or f"tensor '{value.name}'" for value in probed.graph.output}
     count = positions_per_input(inputs)
     for index, feeds in enumerate(inputs):
         positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
         given = {name: value for name, value in feeds.items() if name in wanted}
+        given |= dict.fromkeys(wanted - feeds.keys(), positions)
         with running(feeds):
-            rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
+            rows = dict(zip(names, session.run(names, given), strict=True))
         for name, values in rows.items():
             if not np.isfinite(values).all():
-                raise ModelError(f"tensor {name} of the network is not finite on input {index} of {inputs.description}")
+                raise NotFiniteError(
+                    f"{sampled[name]} of the network is not finite on input {index} of {inputs.description}; give "
+                    "inputs of the range it was trained on"
+                )
         yield rows
         advance(1)
 
@@ -84,14 +91,14 @@ class RowStore:
         """Add rows ``[n, channels]`` to a name's file.
 
         Raises:
-            InputDataError: If there is no room for them.
+            ScratchError: If there is no room for them.
         """
         self._channels[name] = rows.shape[1]
         try:
             with self._file(name).open("ab") as file:
                 rows.tofile(file)
         except OSError as error:
-            raise InputDataError(
+            raise ScratchError(
                 f"the samples of layer {name} cannot be kept in the temporary folder {self._folder.name} "
                 f"({error.strerror or error}): make room or set TMPDIR to a larger disk"
             ) from error

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.spectrum import Float64Array
-from onnxlowrank.errors import ModelError, OptionError
+from onnxlowrank.errors import ModelError, NotFiniteError, OptionError, UnsupportedModelError
 from onnxlowrank.graph.index import is_standard
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import expose
@@ -65,7 +65,9 @@ def squared_gradients(
     """
     torch, onnx2torch = _libraries()
     if len(model.graph.output) != 1:
-        raise ModelError(f"gradients need a network with one output, not {len(model.graph.output)}; use another metric")
+        raise UnsupportedModelError(
+            f"gradients need a network with one output, not {len(model.graph.output)}; use another metric"
+        )
     if not layers:
         advance(1)
         return {}
@@ -99,7 +101,7 @@ def squared_gradients(
     }
     for name, squares in found.items():
         if not np.isfinite(squares).all():
-            raise ModelError(
+            raise NotFiniteError(
                 f"the gradients of layer {name} are not finite on {inputs.description}; use another metric"
             )
     return found
@@ -169,7 +171,9 @@ def _run(network: Torch, values: Sequence[Torch]) -> Torch:
         raise _unsupported(error) from error
     if logits.ndim != 2 or logits.shape[1] < 2:
         shape = list(logits.shape)
-        raise ModelError(f"gradients need a classifier, with the output [N, classes], not {shape}; use another metric")
+        raise UnsupportedModelError(
+            f"gradients need a classifier, with the output [N, classes], not {shape}; use another metric"
+        )
     return logits
 
 

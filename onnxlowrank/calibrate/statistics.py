@@ -13,7 +13,7 @@ from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
 from onnxlowrank.graph.layer import Layer, Place
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
 from onnxlowrank.progress import Progress
@@ -70,25 +70,26 @@ def collect_statistics(
         For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
     """
     layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
-    probes = [
-        probe
-        for layer in layers
-        if layer.name in applicable
-        for probe in _probes(layer, list(applicable[layer.name].values()))
-    ]
+    ending = unused_ending(calibration.model, "::onnxlowrank")
+    known = {layer.name: layer for layer in layers}
+    meant: dict[str, tuple[str, str]] = {}
+    probes = []
+    for layer in layers:
+        if layer.name in applicable:
+            for kind, probe in _probes(layer, list(applicable[layer.name].values())):
+                name = f"{len(meant)}{ending}"
+                meant[name] = layer.name, kind
+                probes.append(replace(probe, name=name))
     if not probes:
         return {}
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
-    known = {layer.name: layer for layer in layers}
-    owners = {place.name: layer.name for layer in layers for place in layer.places}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
-            place_name, kind = _split(name)
-            layer_name = owners[place_name]
+            layer_name, kind = meant[name]
             if kind == _TARGET:
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
@@ -119,16 +120,16 @@ def _statistics(
     return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
 
 
-def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
-    moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
-    patches = Features(layer.input, (), Window(layer.kernel, layer.geometry))
+def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[tuple[str, Probe]]:
+    """Yield what is sampled for a layer, place by place: kinds, and probes that have no names yet."""
+    wanted = {kind: features for one in passes for kind, features in one.moments(layer).items()}
+    if any(one.uses_metric for one in passes):
+        wanted[_PATCHES] = Features(layer.input, (), Window(layer.kernel, layer.geometry))
     for place in layer.places:
-        yield feature_probe(_join(place.name, RESPONSE), Features(layer.output), layer, place)
-        yield place_probe(_join(place.name, _TARGET), place.preactivation, layer)
-        for kind, wanted in moments.items():
-            yield feature_probe(_join(place.name, kind), wanted, layer, place)
-        if any(one.uses_metric for one in passes):
-            yield feature_probe(_join(place.name, _PATCHES), patches, layer, place)
+        yield RESPONSE, place_probe("", place.output, layer)
+        yield _TARGET, place_probe("", place.preactivation, layer)
+        for kind, features in wanted.items():
+            yield kind, feature_probe("", features, layer, place)
 
 
 def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:
@@ -140,12 +141,3 @@ def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Pr
 def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
     """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
     return Probe(name, tensor, not layer.is_conv, share=len(layer.places))
-
-
-def _join(place: str, kind: str) -> str:
-    return f"{place}::{kind}"
-
-
-def _split(name: str) -> tuple[str, str]:
-    place, _, kind = name.rpartition("::")
-    return place, kind

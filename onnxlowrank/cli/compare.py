@@ -9,8 +9,8 @@ import typer
 
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Seed, Shape, this_command
-from onnxlowrank.cli.parsing import counts, names, shape
+from onnxlowrank.cli.options import Measures, Merit, Seed, Shape, this_command
+from onnxlowrank.cli.parsing import counts, measures, names, shape
 from onnxlowrank.report.compare import comparison_report
 from onnxlowrank.studies.compare import compare as run
 
@@ -40,9 +40,8 @@ def compare(
         ),
     ] = None,
     shape_: Shape = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Also compare what this function returns.", metavar="MODULE:FUNCTION")
-    ] = None,
+    metric: Merit = None,
+    measured: Measures = None,
     provider: Annotated[str, typer.Option(help="One or more, e.g. cpu,cuda,cuda:use_tf32=0.")] = "cpu",
     threads: Annotated[str, typer.Option(help="Numbers of threads, e.g. 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Samples an input, e.g. 1,8; the first input's own by default.")] = "",
@@ -60,6 +59,7 @@ def compare(
             shapes=dict(shape(text) for text in shape_ or ()),
             preprocess=images.read(),
             metric=metric,
+            outputs=measures(measured or ()),
             providers=names(provider),
             threads=counts("--threads", threads),
             batches=counts("--batch", batch) if batch else (),

@@ -22,6 +22,7 @@ from onnxlowrank.report.content import Report
 from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.markdown import markdown
 from onnxlowrank.report.terminal import print_report
+from onnxlowrank.text import printable
 
 Html = Annotated[
     Path | None, typer.Option(help="Also write the report as one HTML file.", metavar="PATH", readable=False)
@@ -89,7 +90,17 @@ class ReportOptions:
 def start_log(verbose: bool) -> None:
     """Log to standard error."""
     level, form = logging.INFO if verbose else logging.WARNING, "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=level, format=form, datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable(form, "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """Writes names as they may be shown in a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

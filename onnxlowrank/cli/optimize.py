@@ -11,14 +11,15 @@ import typer
 
 from onnxlowrank.cli.app import NOT_REACHED, app, bars, console
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
-from onnxlowrank.cli.options import Calibration, Passes, Provider, this_command
-from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, names, quantity
+from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
+from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.load import check_destination, write_atomically
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
+from onnxlowrank.text import printable
 
 EXAMPLE = """
 Example:
@@ -64,6 +65,9 @@ def optimize(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
     ] = None,
+    shape_: Shape = None,
+    metric: Merit = None,
+    measured: Measures = None,
     images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
@@ -89,7 +93,7 @@ def optimize(
             "uniform: all layers cut alike."
         ),
     ] = "exact",
-    metric: Annotated[
+    kernel_metric: Annotated[
         str, typer.Option(help="Of kernel errors, before the refit to responses: data, frobenius or mahalanobis.")
     ] = "data",
     linear: Annotated[bool, typer.Option("--linear", help="Fit before the activations, not through them.")] = False,
@@ -134,7 +138,10 @@ def optimize(
             exclude=exclude or (),
             ranks=dict(by_hand(text) for text in rank or ()),
             selection=selection,
+            shapes=dict(shape(text) for text in shape_ or ()),
             metric=metric,
+            outputs=measures(measured or ()),
+            kernel_metric=kernel_metric,
             nonlinear=not linear,
             asymmetric=not symmetric,
             seed=seed,
@@ -142,7 +149,7 @@ def optimize(
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())
     print_report(shown, console())
-    print(f"written: {output} ({result.seconds:.0f} s)")
+    print(f"written: {printable(str(output))} ({result.seconds:.0f} s)")
     if report is not None:
         write_atomically(report, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     if html is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.plan.manual_ranks import ManualRank
@@ -53,6 +53,15 @@ def size(option: str, text: str | None) -> tuple[int, int] | None:
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise OptionError(f"{option} {text} is no size; write e.g. {option} 256 or {option} 256x320 (height x width)")
     return sizes[0], sizes[-1]
+
+
+def measures(texts: Sequence[str]) -> dict[str, str]:
+    """Return how outputs are measured, of texts like ``scores=classes`` or ``boxes``."""
+    found = {}
+    for text in texts:
+        name, separator, kind = text.rpartition("=")
+        found[name if separator else text] = kind if separator else "auto"
+    return found
 
 
 TIMES = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}

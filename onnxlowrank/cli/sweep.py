@@ -9,8 +9,8 @@ import typer
 
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Calibration, Passes, Provider, Seed, this_command
-from onnxlowrank.cli.parsing import names, numbers
+from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Seed, Shape, this_command
+from onnxlowrank.cli.parsing import measures, names, numbers, shape
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import sweep as run
 
@@ -38,6 +38,9 @@ def sweep(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare all networks on.", metavar="PATH")
     ] = None,
+    shape_: Shape = None,
+    metric: Merit = None,
+    measured: Measures = None,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
     passes: Passes = None,
@@ -58,6 +61,9 @@ def sweep(
             calibration=calibration,
             evaluate=evaluate,
             preprocess=images.read(),
+            shapes=dict(shape(text) for text in shape_ or ()),
+            metric=metric,
+            outputs=measures(measured or ()),
             provider=provider,
             threads=threads,
             passes=None if passes is None else names(passes),

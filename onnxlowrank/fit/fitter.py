@@ -14,13 +14,11 @@ from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
-
-_FEATURES, _SHORTCUT = "onnxlowrank::features::{}", "onnxlowrank::shortcut::{}"  # at the place of this number
 
 ChooseLowering = Callable[[Layer, Chain], Sequence[str]]
 """Chooses how the links of a chain are lowered."""
@@ -96,20 +94,21 @@ class Fitter:
         """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
         about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
+        ending = unused_ending(about.model, "::onnxlowrank")
         probes: list[Probe] = []
         for number, place in enumerate(layer.places):
-            probes.append(feature_probe(_FEATURES.format(number), draft.features, layer, place))
+            probes.append(feature_probe(f"features {number}{ending}", draft.features, layer, place))
             if place.shortcut is not None:
-                probes.append(place_probe(_SHORTCUT.format(number), place.shortcut, layer))
+                probes.append(place_probe(f"shortcut {number}{ending}", place.shortcut, layer))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
         rows = prefix_cache.sample(prefix, probes, layer.input, advance)
-        samples = _samples(layer, rows, about.preactivations.read(layer.name))
+        samples = _samples(layer, rows, ending, about.preactivations.read(layer.name))
         del rows
         fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))
 
 
-def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows) -> Samples:
+def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], ending: str, target: Rows) -> Samples:
     """Return what a layer is fitted on: the rows of all places, those of one feed after the other.
 
     Where some places only have a shortcut, it is zero at the others. Where activations differ, none is accounted for.
@@ -117,13 +116,13 @@ def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows) -> 
     features, shortcuts = [], []
     for one in rows:
         for number, place in enumerate(layer.places):
-            features.append(one[_FEATURES.format(number)])
-            given = place.shortcut is not None
-            shortcuts.append(one[_SHORTCUT.format(number)] if given else np.zeros((len(features[-1]), layer.outputs)))
+            features.append(one[f"features {number}{ending}"])
+            none = np.zeros((len(features[-1]), layer.outputs), np.float32)
+            shortcuts.append(none if place.shortcut is None else one[f"shortcut {number}{ending}"])
     has_shortcut = any(place.shortcut is not None for place in layer.places)
     return Samples(
         features=np.concatenate(features),
         target=target,
-        shortcut=np.concatenate(shortcuts, dtype=np.float32) if has_shortcut else None,
+        shortcut=np.concatenate(shortcuts) if has_shortcut else None,
         activation=layer.common_activation,
     )

@@ -66,7 +66,8 @@ def _gemm(index: Index, node: NodeProto) -> Layer | None:
     weight, addend = index.weights(node.input[1]), _operand(index, node, 2)
     if weight is None or values.get("transA", 0) or (addend is None and _has_input(node, 2)):
         return None
-    weight = np.float32(values.get("alpha", 1.0)) * (weight if values.get("transB", 0) else weight.T)
+    weight, alpha = weight if values.get("transB", 0) else weight.T, np.float32(values.get("alpha", 1.0))
+    weight = weight if alpha == 1 else alpha * weight
     bias = None
     if addend is not None:
         bias = _row(addend, weight.shape[0])

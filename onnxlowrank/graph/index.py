@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxlowrank.graph.load import is_large
+from onnxlowrank.graph.outside import is_large, values
 from onnxlowrank.graph.walk import reads
 
 Shape = tuple[int | None, ...]
@@ -50,7 +50,7 @@ class Index:
     def array(self, name: str) -> NDArray[Any] | None:
         """Return the value of the constant ``name``, or None if that tensor is not constant."""
         tensor = self.constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else values(tensor)
 
     def weights(self, name: str) -> NDArray[np.float32] | None:
         """Return the value of the constant ``name``, or None if that tensor is not constant or not float32."""

@@ -15,8 +15,10 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxlowrank.graph.outside import is_large
+from onnxlowrank.graph.probe import with_outputs
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
-from onnxlowrank.graph.walk import named, names, reads, rebuild, walk, with_outputs
+from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,9 +35,13 @@ def normalise(model: ModelProto) -> ModelProto:
 
     All else stays: opset imports, IR version, inputs and outputs, doc strings, metadata.
 
-    Where onnxruntime cannot read the model, or would write operators the model does not import, nothing is folded.
+    Where onnxruntime cannot read the model, or that is beyond 2 GiB, or it would write operators the model does not
+    import, nothing is folded.
     """
     prepared = prepare(model)
+    if is_large(prepared):
+        _LOG.warning("the network is too large for onnxruntime to simplify, it stays as it is")
+        return prepared
     try:
         folded = merge_equal_weights(_fold(prepared))
         _run_onnxruntime(folded)
@@ -83,7 +89,8 @@ def _fold(model: ModelProto) -> ModelProto:
     """Return ``model`` as onnxruntime simplifies it, or raise ValueError if that takes operators not imported."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "folded.onnx"
-        _run_onnxruntime(with_outputs(model, not_to_fold(model)), path)  # nothing is folded into what writes an output
+        outputs = [*(output.name for output in model.graph.output), *not_to_fold(model)]
+        _run_onnxruntime(with_outputs(model, outputs), path)  # nothing is folded into what writes an output
         folded = onnx.load(path)
     imported = {item.domain for item in model.opset_import} | {"", "ai.onnx"}
     foreign = sorted({node.domain for node in walk(folded.graph.node)} - imported)

@@ -13,7 +13,7 @@ dilations are exactly the convolution's, and only the sampled patches are ever l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxlowrank.errors import ModelError
+from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import DENSE, Step, Window
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
 POSITIONS = "onnxlowrank_positions"
-"""Name of the input with the random numbers: float32 ``[S]``, uniform in [0, 1)."""
+"""Name of the input with the random numbers: float32 ``[S]``, uniform in [0, 1). Where the model has it, a number is
+added: the one input of a model with probes that is not fed is this."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,15 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     """Return a copy of ``model`` whose only outputs are ``probes``, each float32 ``[rows, channels]``.
 
     Rows are ordered by element of the batch, then by position; the positions are the same for all elements. The
-    inputs are those of ``model`` and ``POSITIONS``. Nodes that no probe needs are left out.
+    inputs are those of ``model`` and, last, ``POSITIONS``. Nodes that no probe needs are left out.
 
     Raises:
-        ModelError: The model's opset is older than 9, which lacks the operators that sample.
+        UnsupportedModelError: The model's opset is older than 9, which lacks the operators that sample.
         ValueError: A probe names a tensor that is not in the model, or has a name that is; or it has steps and is
             channels-last.
     """
     if opset(model) < 9:
-        raise ModelError(
+        raise UnsupportedModelError(
             f"The model uses opset {opset(model)}, calibration needs 9 or newer; "
             "convert it with onnx.version_converter or export it again."
         )
@@ -78,18 +79,46 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
         if (probe.steps or probe.window) and probe.channels_last:
             raise ValueError(f"probe '{probe.name}' applies convolutions to a channels-last tensor")
     taken.update(probe.name for probe in probes)
-    sampler = _Sampler(taken)
+    positions = helper.make_tensor_value_info(unique(POSITIONS, taken), TensorProto.FLOAT, [None])
+    sampler = _Sampler(taken, positions.name)
     for probe in probes:
         sampler.add(probe)
 
-    positions = helper.make_tensor_value_info(POSITIONS, TensorProto.FLOAT, [None])
+    writers = {name: node for node in model.graph.node for name in node.output}
+    outputs = [
+        helper.make_tensor_value_info(probe.name, TensorProto.FLOAT, [None, None], _described(probe, writers))
+        for probe in probes
+    ]
     return rebuild(
         model,
         nodes=needed([*model.graph.node, *sampler.nodes], [probe.name for probe in probes]),
         initializers=[*model.graph.initializer, *sampler.initializers],
         inputs=[*model.graph.input, positions],
-        outputs=[helper.make_tensor_value_info(probe.name, TensorProto.FLOAT, [None, None]) for probe in probes],
+        outputs=outputs,
     )
+
+
+def with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
+    graph = model.graph
+    described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
+    outputs = [described.get(name, ValueInfoProto(name=name)) for name in tensors]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
+
+
+def unused_ending(model: ModelProto, ending: str) -> str:
+    """Return ``ending``, lengthened until no name in ``model`` ends like this: what is put before it stays unique."""
+    taken = names(model)
+    while any(name.endswith(ending) for name in taken):
+        ending += "_"
+    return ending
+
+
+def _described(probe: Probe, writers: Mapping[str, NodeProto]) -> str:
+    """Return what a probe samples, in names of the model: for messages."""
+    node = writers.get(probe.tensor)
+    tensor = f"tensor '{probe.tensor}'" + (f" (of the {node.op_type} node '{node.name}')" if node else "")
+    return f"what is computed from {tensor}" if probe.steps else tensor
 
 
 def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
@@ -125,10 +154,10 @@ def _tensors(model: ModelProto) -> set[str]:
 class _Sampler:
     """Writes the nodes of probes, with operators that mean the same from opset 9 on."""
 
-    def __init__(self, taken: set[str]) -> None:
+    def __init__(self, taken: set[str], positions: str) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
-        self._taken = taken
+        self._taken, self._positions = taken, positions
         self._written: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
 
@@ -190,12 +219,12 @@ class _Sampler:
 
     def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
-        size, most = self._double(total), self._double(self._size(POSITIONS, 0))
+        size, most = self._double(total), self._double(self._size(self._positions, 0))
         if share > 1:
             most = self._node("Ceil", self._node("Div", most, self._constant([float(share)])))
         count = self._node("Min", most, size)
         strata = self._count(self._int64(count))
-        jitter = self._double(self._node("Gather", POSITIONS, strata, axis=0))
+        jitter = self._double(self._node("Gather", self._positions, strata, axis=0))
         place = self._node("Add", self._double(strata), jitter)
         scaled = self._node("Div", self._node("Mul", place, size), count)
         limit = self._node("Sub", size, self._constant([1.0]))

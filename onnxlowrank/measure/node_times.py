@@ -15,7 +15,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,12 +137,15 @@ def time_per_node(times: Iterable[NodeTime]) -> dict[str, float]:
     return total
 
 
-def time_per_layer(times: Iterable[NodeTime], layers: Sequence[Layer]) -> tuple[dict[str, float], float]:
+def time_per_layer(
+    times: Iterable[NodeTime], layers: Sequence[Layer], own: Collection[str] = ()
+) -> tuple[dict[str, float], float]:
     """Return the milliseconds of every layer, and those of all the rest.
 
     Args:
         times: Of the network ``layers`` were found in, or of that network with some of them rewritten.
         layers: The layers.
+        own: Names of the nodes of the network they were found in, which are of no chain, whatever they are called.
 
     Returns:
         The sum of the medians of each layer's nodes, whether its own or those of the chain in its place, and of what
@@ -152,7 +155,8 @@ def time_per_layer(times: Iterable[NodeTime], layers: Sequence[Layer]) -> tuple[
     per_layer, rest = {layer.name: 0.0 for layer in layers}, 0.0
     for part in times:
         name = part.node or ""
-        owner = owners.get(name) or owners.get(name.rpartition("/lowrank/")[0])  # as rewrite names nodes of chains
+        chain_of = "" if name in own else name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
+        owner = owners.get(name) or owners.get(chain_of)
         if owner is not None:
             per_layer[owner] += part.median
         else:

@@ -13,7 +13,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError, OptionError, ProviderError
+from onnxlowrank.boundary import foreign
+from onnxlowrank.errors import OptionError, ProviderError, RefusedModelError
+from onnxlowrank.graph.outside import apart
+from onnxlowrank.measure.refusal import failed_run, refused
 from onnxlowrank.parallel import available_cores
 
 ort.set_default_logger_severity(4)  # what is an error also raises one
@@ -69,7 +72,7 @@ class Target:
             return
         try:
             open_session(_smallest_model(), self)
-        except ModelError as error:
+        except RefusedModelError as error:
             reason = str(error.__cause__).split("\n")[0]
             raise ProviderError(
                 f"--provider {self.provider} does not start ({reason}); correct its options or use --provider cpu"
@@ -94,7 +97,7 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
             no profile.
 
     Raises:
-        ModelError: If onnxruntime cannot run the network.
+        RefusedModelError: If onnxruntime cannot load the network.
         ProviderError: If onnxruntime fell back from the provider to the CPU.
     """
     options = ort.SessionOptions()
@@ -110,11 +113,12 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so
             ort.preload_dlls()
     providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
-    try:
-        source = model if isinstance(model, str) else model.SerializeToString()
+    with foreign(refused):  # onnxruntime raises a dozen types, most of them derived from Exception alone
+        source, given = (model, {}) if isinstance(model, str) else _parted(model)
+        if given:
+            options.add_external_initializers(list(given), list(given.values()))
         session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
-    except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
-        raise ModelError(f"onnxruntime cannot load the model ({_one_line(error)}); export it again") from error
+        session.given = given  # they must live as long
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"--provider {target.provider}: {wanted} does not start on this machine "
@@ -124,19 +128,18 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
 
 
 @contextlib.contextmanager
-def running(feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[None]:
+def running(feeds: Mapping[str, NDArray[np.generic]], synthetic: bool = False) -> Iterator[None]:
     """Explain what onnxruntime raises inside: by the time networks run they are known to load, so the inputs matter.
 
+    Args:
+        feeds: What the network is run on.
+        synthetic: Whether that was made up.
+
     Raises:
-        InputDataError: In place of any other exception.
+        FailedRunError: In place of any other exception.
     """
-    try:
+    with foreign(lambda error: failed_run(error, feeds, synthetic)):
         yield
-    except Exception as error:  # as in open_session
-        given = ", ".join(f"'{name}' {list(value.shape)}" for name, value in feeds.items())
-        raise InputDataError(
-            f"onnxruntime cannot run the network on the input {given} ({_one_line(error)}); give inputs that it takes"
-        ) from error
 
 
 def _smallest_model() -> onnx.ModelProto:
@@ -145,5 +148,8 @@ def _smallest_model() -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+def _parted(model: onnx.ModelProto) -> tuple[bytes, dict[str, ort.OrtValue]]:
+    """Return a model as bytes, and what of its weights is not in these; their memory is used in place."""
+    skeleton, weights = apart(model)
+    given = {name: ort.OrtValue.ortvalue_from_numpy(values) for name, values in weights.items()}
+    return skeleton.SerializeToString(), given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import re
 from collections.abc import Sequence
 
 from onnxlowrank.errors import OptionError
@@ -44,4 +44,13 @@ def applicable_passes(
 
 def _is_named(layer: Layer, pattern: str) -> bool:
     """Return whether a pattern matches a layer, by the name of its node at any of its places."""
-    return any(fnmatch.fnmatchcase(place.name, pattern) for place in layer.places)
+    return any(matches(place.name, pattern) for place in layer.places)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a layer's name is what a pattern says: ``*`` is any text, ``?`` one character, all else itself.
+
+    A pattern that is a layer's name matches it, whatever characters that has.
+    """
+    wild = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in pattern)
+    return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
+from onnxlowrank.report.agreement import agreement_rows, is_plain, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars, distributions, pictures, points
@@ -27,7 +27,7 @@ def optimisation_report(result: Result, title: str, command: str = "") -> Report
     return Report(
         title,
         headline(result),
-        [_layers(result), _whole(result)],
+        [_layers(result), _whole(result), *([] if is_plain(result.agreement) else [output_table(result.agreement)])],
         partial(_figures, result),
         result.notes,
         environment((result.provider,), (result.threads,)),
@@ -120,7 +120,7 @@ def _whole(result: Result) -> Table:
     medians = (f"{model.latency.median:.2f}" for model in (before, after))
     rows.append(("latency, median (ms)", *medians, f"{result.latency_speedup:.2f}x"))
     rows.append(("latency, 10th .. 90th percentile", _spread(before), _spread(after), ""))
-    rows += [(*row, "") for row in _agreement_rows(result.agreement)]
+    rows += [(*row, "") for row in agreement_rows(result.agreement)]
     return Table(f"Whole model, timed on {where}", ("", "before", "after", "ratio"), rows)
 
 
@@ -157,16 +157,3 @@ def _as_images(filters: FloatArray) -> FloatArray:
 def _spread(model: ModelReport) -> str:
     low, high = model.latency.spread
     return f"{low:.2f} .. {high:.2f}"
-
-
-def _agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
-    rows = [
-        ("output difference, relative", "", f"{agreement.relative_error:.4f}"),
-        ("output difference, largest", "", f"{agreement.largest_difference:.4g}"),
-    ]
-    if agreement.top1_agreement is not None:
-        rows.append((f"same top-1 class (of {agreement.inputs})", "", f"{100 * agreement.top1_agreement:.2f} %"))
-    if agreement.accuracy is not None:
-        one, other = agreement.accuracy
-        rows.append((f"top-1 accuracy (of {agreement.inputs})", f"{100 * one:.2f} %", f"{100 * other:.2f} %"))
-    return rows

@@ -16,15 +16,17 @@ from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.inputs.preprocess import Preprocess
+from onnxlowrank.inputs.evidence import check_varied
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.inputs.synthetic import check_imaginable
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
@@ -147,8 +149,12 @@ def analyze(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
-    inputs = open_or_synthesise(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
+        raise nothing_found(original, describe(model))
+    specs = input_specs(original)
+    if calibration is None:
+        check_imaginable(specs, preprocess_from_options("imagenet") if preprocess is None else preprocess)
+    inputs = open_or_synthesise(specs, calibration, shapes or {}, preprocess, _INPUTS, seed)
+    check_varied(inputs)
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
     layers = with_shapes(normalised, found_layers, inputs)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import joblib
 from onnxlowrank.errors import OptionError
 from onnxlowrank.goal import SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
+from onnxlowrank.graph.outside import digest as model_digest
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.options import Options
 from onnxlowrank.pipeline import optimize_each
 from onnxlowrank.progress import Progress, Silent
 
-SCHEMA = 1
+SCHEMA = 2
 _ABOUT = "sweep.json"
 
 
@@ -52,6 +52,9 @@ def sweep(
     calibration: str | os.PathLike[str] | None = None,
     evaluate: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    metric: str | None = None,
+    outputs: Mapping[str, str] | None = None,
     provider: str = "cpu",
     threads: int = 1,
     passes: Sequence[str] | None = None,
@@ -72,6 +75,9 @@ def sweep(
         calibration: As for :func:`onnxlowrank.optimize`, likewise the options that follow.
         evaluate: Inputs, best with labels, on which all networks are compared with the original.
         preprocess: How images become inputs.
+        shapes: Of synthetic inputs.
+        metric: ``module:function``, as for :func:`onnxlowrank.optimize`.
+        outputs: How outputs are measured, likewise.
         provider: Where latency is measured.
         threads: Number of threads latency is measured with.
         passes: Names of the methods to choose from; None means all.
@@ -94,6 +100,9 @@ def sweep(
         calibration=None if calibration is None else os.fspath(calibration),
         evaluate=None if evaluate is None else os.fspath(evaluate),
         preprocess=preprocess,
+        shapes=shapes or {},
+        metric=metric,
+        outputs=outputs or {},
         provider=provider,
         threads=threads,
         passes=passes,
@@ -136,7 +145,7 @@ def _compute(model: str, goals: dict[str, Goal], options: Options, folder: Path,
 
 def _claim(folder: Path, model: str, options: Options) -> None:
     """Make the folder that of this sweep, or check that it is."""
-    digest = hashlib.sha256(load(model).SerializeToString(deterministic=True)).hexdigest()
+    digest = model_digest(load(model))
     mine = json.loads(json.dumps({"model": digest, "goal": SPEEDUP, **asdict(options)}))
     about = folder / _ABOUT
     try:

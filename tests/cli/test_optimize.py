@@ -313,7 +313,7 @@ def refused(place: Path) -> dict[str, Ended]:
 def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(refused: dict[str, Ended], name: str) -> None:
     ended, (_, words, _) = refused[name], REFUSED[name]
     assert ended.code == 2, ended.err
-    assert re.fullmatch(r"onnxlowrank: [^\n]+\.\n", ended.err)
+    assert re.fullmatch(r"error\[E\d{3}\]: [^\n]+\.\n", ended.err)
     assert "Traceback" not in ended.err
     for word in words:
         assert word in ended.err

@@ -354,3 +354,9 @@ def test_inputs_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypatch
     with pytest.raises(InputDataError, match="give inputs that it takes"):
         profile(image_model("y = Exp (x)"), {"x": normal(RNG, 1, 3, 8, 8)}, Target())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_of_the_users_own_may_be_called_like_that_of_a_chain() -> None:
+    times = [NodeTime("any", "Relu", node, (2.0,)) for node in ("conv1", "conv1/lowrank/rows", "conv1/lowrank/rows_1")]
+    own = {"conv1", "conv1/lowrank/rows"}
+    assert time_per_layer(times, [layer("conv1")], own) == ({"conv1": 4.0}, 2.0)
