@@ -186,5 +186,5 @@ def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
     stacked = stacked_inputs(loaded.original, inputs)
     about = Calibration(loaded.model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
     drafts = Drafts(applicable, collect_statistics(about, Silent()))
-    candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
+    candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
     return Prepared(loaded.original, about, drafts, candidates, inputs)

@@ -11,6 +11,7 @@ import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
@@ -42,10 +43,11 @@ from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.result import Result, result_of, warnings_of
+from onnxlowrank.result import NOT_FINITE, Result, result_of
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
@@ -167,6 +169,7 @@ def optimize_each(
         session.run(None, inputs[0])
     del session
     layers = with_shapes(normalised, found_layers, inputs)
+    kept = kept_nodes(normalised, layers, inputs)
     applicable, reasons = applicable_passes(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
     by_hand = manual_ranks(layers, applicable, options.ranks)
     measures = measures_of(normalised, given.labelled, options.outputs)
@@ -180,15 +183,17 @@ def optimize_each(
             normalised, layers, applicable, stacked, store, options.seed, hold_out(layers, stacked)
         )
         drafts = Drafts(applicable, collect_statistics(calibration, progress, metric))
+        reasons |= dict.fromkeys(applicable.keys() - drafts.applicable.keys(), NOT_FINITE)
         advance = progress.stage("candidates", len(layers))
-        candidates = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        candidates, without = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        reasons |= without
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         timer = ChainTimer(where, Cache())
         lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
         network = Network(
-            original, normalised, layers, applicable, lowering, inputs[0], where, measures, options.metric
+            original, normalised, layers, applicable, lowering, inputs[0], where, measures, options.metric, kept
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
@@ -196,6 +201,6 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen, choosing)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted.speedup, timer, agreement))
-            yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
+            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted, network, timer, agreement))
+            yield result_of(goal, fitted, network, reasons, agreement, notes, start)
             start = time.perf_counter()

@@ -38,11 +38,9 @@ def sample(
     """Yield, for one feed after the other, the sampled rows ``[rows, channels]`` of every probe.
 
     Equal seeds sample equal positions of the same feed, whichever the network; the samples of a feed share theirs.
-
-    Raises:
-        NotFiniteError: If a tensor is not finite.
+    Rows may hold what is not finite.
     """
-    yield from run_probes(add_probes(model, probes), inputs, seed, advance)
+    yield from _run(add_probes(model, probes), inputs, seed, advance)
 
 
 def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
@@ -53,10 +51,22 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
     Raises:
         NotFiniteError: If an output is not finite.
     """
+    sampled = {value.name: value.doc_string or f"tensor '{value.name}'" for value in probed.graph.output}
+    for index, rows in enumerate(_run(probed, inputs, seed, advance)):
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                raise NotFiniteError(
+                    f"{sampled[name]} of the network is not finite on input {index} of {inputs.description}; give "
+                    "inputs of the range it was trained on"
+                )
+        yield rows
+
+
+def _run(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
+    """Yield, for one feed after the other, the outputs of a network with probes."""
     session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
-    sampled = {value.name: value.doc_string or f"tensor '{value.name}'" for value in probed.graph.output}
     count = positions_per_input(inputs)
     for index, feeds in enumerate(inputs):
         positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
@@ -64,12 +74,6 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
         given |= dict.fromkeys(wanted - feeds.keys(), positions)
         with running(feeds):
             rows = dict(zip(names, session.run(names, given), strict=True))
-        for name, values in rows.items():
-            if not np.isfinite(values).all():
-                raise NotFiniteError(
-                    f"{sampled[name]} of the network is not finite on input {index} of {inputs.description}; give "
-                    "inputs of the range it was trained on"
-                )
         yield rows
         advance(1)
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.graph.cut import behind, narrowest
 from onnxlowrank.graph.probe import Probe, add_probes
-from onnxlowrank.graph.walk import rebuild
+from onnxlowrank.graph.walk import with_outputs
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.progress import Advance
@@ -44,7 +44,7 @@ class PrefixCache:
     def sample(
         self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
     ) -> list[dict[str, Rows]]:
-        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
+        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields, if it is finite.
 
         Args:
             model: The network.
@@ -60,7 +60,7 @@ class PrefixCache:
         if tensor is None or (self._kept is not None and self._kept.tensor == tensor):
             return list(run_probes(probed, inputs, self._seed, advance))
         keeping, found = _Kept(tensor), []
-        for rows in run_probes(_also(probed, tensor), inputs, self._seed, advance):
+        for rows in run_probes(with_outputs(probed, [tensor]), inputs, self._seed, advance):
             value = rows.pop(tensor)
             if value.nbytes * len(inputs) > _MOST_BYTES:
                 return list(run_probes(probed, inputs, self._seed, advance))
@@ -89,13 +89,6 @@ class PrefixCache:
     @cached_property
     def _fed(self) -> frozenset[str]:
         return frozenset(self._given[0])
-
-
-def _also(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    """Return the network with one more output."""
-    graph = model.graph
-    outputs = [*graph.output, ValueInfoProto(name=tensor)]
-    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
 
 
 class _Kept:

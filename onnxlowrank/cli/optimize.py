@@ -53,7 +53,10 @@ def optimize(
         ),
     ] = None,
     max_macs: Annotated[
-        str | None, typer.Option(help="Goal: at most so many multiply-accumulates, e.g. 500M.", metavar="COUNT")
+        str | None,
+        typer.Option(
+            help="Goal: at most so many multiply-accumulates a sample in the whole network, e.g. 500M.", metavar="COUNT"
+        ),
     ] = None,
     max_size: Annotated[
         str | None, typer.Option(help="Goal: a file of at most this size, e.g. 20MB.", metavar="SIZE")

@@ -65,7 +65,7 @@ def measures(texts: Sequence[str]) -> dict[str, str]:
 
 
 TIMES = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
-COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 SIZES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 

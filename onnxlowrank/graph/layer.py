@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.precision import squarable
 
 FloatArray = NDArray[np.floating]
 
@@ -117,6 +118,7 @@ class Layer:
         input_shape: Likewise.
         output_shape: Likewise.
         elsewhere: The other places, in graph order.
+        samples: How many samples the input had that it was run on; None for one an entry of its first axis.
     """
 
     name: str
@@ -157,6 +159,8 @@ class Layer:
         first, *others = (place.activation for place in self.places)
         return first if all(one == first for one in others) else IDENTITY
 
+    samples: int | None = None
+
     @property
     def is_conv(self) -> bool:
         """Whether the layer is a convolution."""
@@ -180,7 +184,10 @@ class Layer:
     @property
     def white(self) -> NDArray[np.float64]:
         """The covariance ``[F, F]`` of the responses, were the inputs white: uncorrelated, of variance 1."""
-        filters, group = self.weight.reshape(self.outputs, -1), np.arange(self.outputs) * self.group // self.outputs
+        filters, group = (
+            squarable(self.weight.reshape(self.outputs, -1)),
+            np.arange(self.outputs) * self.group // self.outputs,
+        )
         return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
 
     @property
@@ -201,7 +208,15 @@ class Layer:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the layer for one sample, those of all places together."""
-        return self.positions * int(self.weight.size)
+        return self.for_one_sample(self.positions * int(self.weight.size))
+
+    def for_one_sample(self, macs: int) -> int:
+        """Return multiply-accumulates for one sample, given those for one entry of the input's first axis.
+
+        They are not the same where samples lie on another axis, or several rows are one sample's.
+        """
+        entries = self.output_shape[0] if len(self.output_shape) > 1 else 1
+        return macs if self.samples is None else -(-macs * entries // self.samples)
 
     @property
     def parameters(self) -> int:

@@ -16,9 +16,8 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxlowrank.graph.outside import is_large
-from onnxlowrank.graph.probe import with_outputs
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
-from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
+from onnxlowrank.graph.walk import named, names, reads, rebuild, walk, with_outputs
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ def _fold(model: ModelProto) -> ModelProto:
     """Return ``model`` as onnxruntime simplifies it, or raise ValueError if that takes operators not imported."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "folded.onnx"
-        outputs = [*(output.name for output in model.graph.output), *not_to_fold(model)]
-        _run_onnxruntime(with_outputs(model, outputs), path)  # nothing is folded into what writes an output
+        _run_onnxruntime(with_outputs(model, not_to_fold(model)), path)  # nothing is folded into what writes an output
         folded = onnx.load(path)
     imported = {item.domain for item in model.opset_import} | {"", "ai.onnx"}
     foreign = sorted({node.domain for node in walk(folded.graph.node)} - imported)

@@ -98,7 +98,7 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     )
 
 
-def with_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+def with_only_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
     graph = model.graph
     described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
@@ -157,7 +157,7 @@ class _Sampler:
     def __init__(self, taken: set[str], positions: str) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
-        self._taken, self._positions = taken, positions
+        self._taken, self._numbers = taken, positions
         self._written: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
 
@@ -179,14 +179,14 @@ class _Sampler:
 
     def _channels_first(self, tensor: str, share: int) -> str:
         """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
-        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
+        flat = self._flat(tensor)
         sampled = self._node("Gather", flat, self._indices(self._size(flat, 2), share), axis=2)
         return self._node("Transpose", sampled, perm=[0, 2, 1])
 
     def _patches(self, tensor: str, window: Window, share: int) -> str:
         """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
         taps = math.prod(window.kernel)
-        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
+        flat = self._flat(tensor)
         axes = self._constant(np.arange(2, 2 + len(window.kernel)))
         spatial = self._node("Gather", self._node("Shape", tensor), axes, axis=0)
         pixels = self._node("Add", self._count(self._size(flat, 2)), self._constant([1]))  # 0 is the padding
@@ -206,25 +206,39 @@ class _Sampler:
         source = self._int64(self._node("Sub", self._double(pixel), inside))
         values = self._node("Gather", flat, source, axis=2)
         values = self._node("Mul", values, self._node("Cast", inside, to=TensorProto.FLOAT))
-        split = self._node("Reshape", values, self._constant([0, 0, -1, taps]))
+        positions = self._node("Div", self._size(source, 0), self._constant([taps]))
+        parts = self._node("Concat", self._constant([0, 0]), positions, self._constant([taps]), axis=0)
+        split = self._node("Reshape", values, parts)
         rows = self._node("Transpose", split, perm=[0, 2, 1, 3])
         width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
         return self._node("Reshape", rows, self._node("Concat", self._constant([0, 0]), width, axis=0))
 
     def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
-        shape = self._node("Concat", self._size(tensor, 0), self._constant([-1]), self._size(tensor, -1), axis=0)
+        shape = self._node("Concat", self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1), axis=0)
         flat = self._node("Reshape", tensor, shape)
         return self._node("Gather", flat, self._indices(self._size(flat, 1), share), axis=1)
 
+    def _flat(self, tensor: str) -> str:
+        """Reshape ``[N, C, *spatial]`` to ``[N, C, P]``, be it of no samples."""
+        shape = self._node("Concat", self._constant([0, 0]), self._positions(tensor, 2), axis=0)
+        return self._node("Reshape", tensor, shape)
+
+    def _positions(self, tensor: str, first: int) -> str:
+        """Return the product of all sizes but two, from axis ``first`` on, as int64 ``[1]``."""
+        shape = self._node("Shape", tensor)
+        count = self._node("Add", self._node("Shape", shape), self._constant([-2]))
+        axes = self._node("Add", self._count(count), self._constant([first]))
+        return self._node("ReduceProd", self._node("Gather", shape, axes, axis=0))
+
     def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
-        size, most = self._double(total), self._double(self._size(self._positions, 0))
+        size, most = self._double(total), self._double(self._size(self._numbers, 0))
         if share > 1:
             most = self._node("Ceil", self._node("Div", most, self._constant([float(share)])))
         count = self._node("Min", most, size)
         strata = self._count(self._int64(count))
-        jitter = self._double(self._node("Gather", self._positions, strata, axis=0))
+        jitter = self._double(self._node("Gather", self._numbers, strata, axis=0))
         place = self._node("Add", self._double(strata), jitter)
         scaled = self._node("Div", self._node("Mul", place, size), count)
         limit = self._node("Sub", size, self._constant([1.0]))

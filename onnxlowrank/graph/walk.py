@@ -140,3 +140,10 @@ def _called(model: ModelProto, nodes: Iterable[NodeProto]) -> set[tuple[str, str
 
 def _key(domain: str, name: str) -> tuple[str, str]:
     return "" if domain == "ai.onnx" else domain, name
+
+
+def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
+    """Return a copy of ``model`` with more outputs, which carry no type."""
+    graph = model.graph
+    outputs = [*graph.output, *(ValueInfoProto(name=name) for name in tensors)]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)

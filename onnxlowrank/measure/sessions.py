@@ -34,10 +34,13 @@ class Target:
         provider: ``cpu`` or ``cuda``; behind the latter onnxruntime's options of it, as
             ``cuda:prefer_nhwc=1:use_tf32=0``.
         threads: Number of threads.
+        timed: Whether its time counts. Where it does not, and a network's weights are outside of it, onnxruntime makes
+            no copies of these in a layout that it likes better.
     """
 
     provider: str = "cpu"
     threads: int = 1
+    timed: bool = True
 
     @property
     def kind(self) -> str:
@@ -81,7 +84,7 @@ class Target:
 
 def all_threads() -> Target:
     """Return the CPU with as many threads as there are cores to use: for calibration, where only throughput counts."""
-    return Target(threads=available_cores())
+    return Target(threads=available_cores(), timed=False)
 
 
 def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | None = None) -> ort.InferenceSession:
@@ -115,6 +118,8 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
     providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
     with foreign(refused):  # onnxruntime raises a dozen types, most of them derived from Exception alone
         source, given = (model, {}) if isinstance(model, str) else _parted(model)
+        if given and not target.timed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if given:
             options.add_external_initializers(list(given), list(given.values()))
         session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)

@@ -30,6 +30,8 @@ def applicable_passes(
             reasons[layer.name] = "--target macs counts convolutions"
         elif layer.shares_weight:
             reasons[layer.name] = "its weight is shared by nodes that compute something else with it"
+        elif reason := _unfit(layer):
+            reasons[layer.name] = reason
         else:
             refusals = {one.name: one.refusal(layer) for one in methods if layer.op in one.ops}
             willing = {one.name: one for one in methods if refusals.get(one.name, "") is None}
@@ -42,11 +44,6 @@ def applicable_passes(
     return applicable, reasons
 
 
-def _is_named(layer: Layer, pattern: str) -> bool:
-    """Return whether a pattern matches a layer, by the name of its node at any of its places."""
-    return any(matches(place.name, pattern) for place in layer.places)
-
-
 def matches(name: str, pattern: str) -> bool:
     """Return whether a layer's name is what a pattern says: ``*`` is any text, ``?`` one character, all else itself.
 
@@ -54,3 +51,17 @@ def matches(name: str, pattern: str) -> bool:
     """
     wild = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in pattern)
     return name == pattern or re.fullmatch(wild, name, re.DOTALL) is not None
+
+
+def _is_named(layer: Layer, pattern: str) -> bool:
+    """Return whether a pattern matches a layer, by the name of its node at any of its places."""
+    return any(matches(place.name, pattern) for place in layer.places)
+
+
+def _unfit(layer: Layer) -> str | None:
+    """Return why responses of a layer cannot be sampled, whatever the pass; None if they can."""
+    if len(layer.input_shape) < 2:
+        return "its input has one axis"
+    if 0 in layer.input_shape or 0 in layer.output_shape:
+        return "it computes nothing for the first input"
+    return None

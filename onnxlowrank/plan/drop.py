@@ -19,7 +19,7 @@ from onnxlowrank.evaluate.measures import CLASSES, Measure
 from onnxlowrank.goal import DEFAULT_SPEEDUP
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
-from onnxlowrank.plan.counted import unchanged_plan
+from onnxlowrank.plan.counted import least_plan
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.search import search_plan
 
@@ -77,7 +77,7 @@ def network_for_drop(
         choosing: To search by.
         points: Of accuracy, per cent of other classes, or units of the metric.
     """
-    best = builder.build(unchanged_plan(builder.network.layers))
+    best = builder.build(least_plan(builder.candidates), reason="no faster network is confirmed to lose so little")
     for fitted in sorted(
         _search(builder, latency_model, choosing, points, len(confirming)), key=lambda one: one.speedup
     ):

@@ -25,7 +25,7 @@ from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_outputs
+from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
@@ -65,9 +65,8 @@ class LayerSensitivity:
         """
         judged = [one.tensor for one in measures]
         self._judging = depends_on(model, set(judged))
-        written = [place.output for layer in layers for place in layer.places]
-        others = [tensor for tensor in written if tensor not in self._judging]
-        self._model, self._layers, self._inputs = with_outputs(model, [*judged, *others]), layers, inputs
+        others = [place.output for layer in layers for place in layer.places if place.output not in self._judging]
+        self._model, self._layers, self._inputs = with_only_outputs(model, [*judged, *others]), layers, inputs
         self._ending = unused_ending(model, "::onnxlowrank")
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
         self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
@@ -84,9 +83,8 @@ class LayerSensitivity:
         if self._depths[layer.name] < self._depth:
             self._prefix_cache = PrefixCache(self._inputs, _SEED)
         self._depth = self._depths[layer.name]
-        looked_at = [layer, *self._next[layer.name]]
-        rows = self._prefix_cache.sample(self._model, self._probes(looked_at), layer.input, lambda amount: None)
-        true = self._joined(rows, looked_at)
+        probes = self._probes([layer, *self._next[layer.name]])
+        true = self._joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
         return [self._loss(layer, chain, true) for chain in chains]
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
@@ -104,7 +102,7 @@ class LayerSensitivity:
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
         probed, inputs = self._with(chains, self._probes(layers))
-        return self._joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)), layers)
+        return self._joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
 
     def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network with these chains."""
@@ -113,17 +111,18 @@ class LayerSensitivity:
 
     def _probes(self, layers: Sequence[Layer]) -> list[Probe]:
         return [
-            place_probe(f"{place.output}{self._ending}", place.output, layer)
+            place_probe(f"{number}/{layer.name}{self._ending}", place.output, layer)
             for layer in layers
-            for place in layer.places
+            for number, place in enumerate(layer.places)
         ]
 
-    def _joined(self, rows: Sequence[Mapping[str, Rows]], layers: Sequence[Layer]) -> dict[str, Rows]:
+    def _joined(self, rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
         """Return all rows by the names of their layers, those of all places together."""
-        return {
-            layer.name: np.concatenate([one[f"{place.output}{self._ending}"] for one in rows for place in layer.places])
-            for layer in layers
-        }
+        found: dict[str, list[Rows]] = {}
+        for one in rows:
+            for name, values in one.items():
+                found.setdefault(name.removesuffix(self._ending).partition("/")[2], []).append(values)
+        return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
@@ -15,7 +16,7 @@ from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
-from onnxlowrank.graph.probe import with_outputs
+from onnxlowrank.graph.probe import with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.feeds import Inputs
@@ -41,6 +42,7 @@ class Network:
         target: Where it is timed.
         measures: How its outputs are measured.
         metric: A figure of merit, or None.
+        kept: What multiplies and accumulates, and belongs to no layer.
     """
 
     original: onnx.ModelProto
@@ -68,12 +70,14 @@ class Network:
         tensors = [one.tensor for one in self.measures if one.tensor not in outputs]
         inside = None
         if tensors:
-            exposed = with_outputs(self.model, tensors)
-            inside = exposed, self._written(exposed, chains)
+            exposed = with_only_outputs(self.model, tensors)
+            inside = exposed, fold_gathers(rewrite(exposed, self.layers, chains))
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
         if self.metric is None:
             return found
         return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
+
+    kept: Sequence[KeptNode] = ()
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
@@ -81,19 +85,12 @@ class Network:
 
     def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
-        return self._written(self.model, chains)
+        return store(fold_gathers(rewrite(self.model, self.layers, chains)), self.stored_types)
 
     @cached_property
     def stored_types(self) -> StoredTypes:
         """Which weights are stored in half precision."""
         return stored_types(self.original)
-
-    def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
-        return store(fold_gathers(rewrite(model, self.layers, chains)), self.stored_types, self._own)
-
-    @cached_property
-    def _own(self) -> frozenset[str]:
-        return frozenset(node.name for node in self.model.graph.node)
 
     def outlines(self, plan: Plan) -> dict[str, Chain]:
         """Return the chains of a plan, by layer, with constants for weights."""
@@ -124,4 +121,4 @@ class Network:
         return [self._by_layer(times)[0] for times in profile_interleaved(models, self.feeds, self.target)]
 
     def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
-        return time_per_layer(times, self.layers, self._own)
+        return time_per_layer(times, self.layers, {node.name for node in self.model.graph.node})

@@ -32,6 +32,7 @@ import numpy as np
 from onnxlowrank.calibrate.hold_out import affordable, spread
 from onnxlowrank.calibrate.statistics import Calibration
 from onnxlowrank.decompose.spectrum import as_checked
+from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.layer import Layer
@@ -145,7 +146,10 @@ class SensitivityLosses:
         for layer in layers:
             measured = self._measured[layer.name]
             chains = [self._drafts.of(layer, one).chain for one in candidates[layer.name]]
-            losses = self._layer_sensitivity.losses(layer, chains)
+            try:
+                losses = self._layer_sensitivity.losses(layer, chains)
+            except NotFiniteError:  # in the network with one of the chains
+                losses = [(1.0, np.inf)] * len(chains)
             for one, (lost, loss) in zip(candidates[layer.name], losses, strict=True):
                 measured[one] = _Measured(max(lost, _NOTHING_LOST), loss, self._unseen(layer, one))
                 _LOG.info("%s: %s %s loses %.5f, the network %.6f", layer.name, one.method, one.setting, lost, loss)

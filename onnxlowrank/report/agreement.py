@@ -34,6 +34,27 @@ def agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
     return rows
 
 
+def cost_text(agreement: Agreement) -> str:
+    """Return what a network gave for its speed: its accuracy if that is known, else how far its outputs changed."""
+    if agreement.merit is not None:
+        merit = agreement.merit
+        return f"{merit.name} {merit.before:.6g} -> {merit.after:.6g}{_lost(merit.drop_interval, '.4g', '')}"
+    if agreement.accuracy is not None:
+        before, after = agreement.accuracy
+        lost = _lost(agreement.drop_interval, ".1f", " points")
+        return f"top-1 accuracy {100 * before:.2f} % -> {100 * after:.2f} %{lost}"
+    if agreement.top1_agreement is not None:
+        same = with_interval(agreement.top1_agreement, agreement.top1_interval, ".1%")
+        return f"same top-1 class on {same} of {agreement.inputs} inputs"
+    if agreement.relative_error is None:
+        return "outputs not compared"
+    return f"relative output error {with_interval(agreement.relative_error, agreement.error_interval, '.4f')}"
+
+
+def _lost(interval: Interval | None, form: str, unit: str) -> str:
+    return "" if interval is None else f" ({interval[0]:{form}} .. {interval[1]:{form}}{unit} lost)"
+
+
 def output_table(agreement: Agreement) -> Table:
     """Return the outputs one by one, and the tensors that those are judged by which hold no real numbers."""
     columns = ("output", "judged by", "measure", "loss", "relative error", "largest", "equal entries", "rows")

@@ -11,6 +11,7 @@ from onnxlowrank.report.agreement import NOT_COMPARED, figure, is_plain, output_
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import distributions
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.compare import Comparison, ModelSummary, Run
 
 
@@ -31,6 +32,7 @@ def comparison_report(found: Comparison, command: str = "") -> Report:
         for name, one in zip(names[1:], found.differences, strict=True)
         if one.not_compared
     ]
+    notes.append("speed-ups are medians over rounds taken in turns, so they may differ from the ratio of the medians")
     if any(one.accuracy for one in found.differences):
         notes.append("accuracies are before -> after: of the first network, and of the one in the row")
     providers = tuple(dict.fromkeys(run.provider for run in found.runs))
@@ -70,17 +72,17 @@ def _times(runs: Sequence[Run]) -> Table:
 
 
 def _sizes(facts: Sequence[ModelSummary], runs: Sequence[Run]) -> Table:
-    columns = ("network", "file (MB)", "nodes", "MMACs", "parameters (thousand)", "load (ms)", "peak memory (MB)")
+    columns = ("network", "file", "nodes", "MACs", "parameters", "load (ms)", "peak memory")
     first = {run.model: run for run in reversed(runs)}
     rows = []
     for one in facts:
         memory = first[one.name].footprint.memory
         rows.append(
             (
-                *(one.name, f"{one.file_bytes / 1e6:.2f}", str(one.nodes)),
-                *(f"{one.macs / 1e6:.1f}", f"{one.parameters / 1e3:.1f}"),
+                *(one.name, amount(one.file_bytes, "B"), str(one.nodes)),
+                *(f"{'' if one.macs_complete else 'at least '}{amount(one.macs)}", amount(one.parameters)),
                 f"{first[one.name].footprint.load_ms:.1f}",
-                "" if memory is None else f"{memory / 1e6:.1f}",
+                "" if memory is None else amount(memory, "B"),
             )
         )
     return Table(f"What they take (load and memory: {_condition(runs[0])}, a process each)", columns, rows)

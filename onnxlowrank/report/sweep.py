@@ -9,6 +9,7 @@ from onnxlowrank.report.agreement import figure
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.sweep import Sweep
 
 
@@ -16,7 +17,7 @@ def sweep_report(found: Sweep, command: str = "") -> Report:
     """Return the report of accuracy against measured speed-up."""
     points = found.points
     rows = [_row(point) for point in points]
-    columns = ("asked for", "measured", "MACs", "file (MB)", "top-1 (%)", "same top-1 (%)", "relative error", "network")
+    columns = ("asked for", "measured", "MACs", "file", "top-1 (%)", "same top-1 (%)", "relative error", "network")
     table = Table("Networks", columns, rows, frozenset({0, 7}))
     about = environment((points[0]["provider"],), (points[0]["threads"],))
     notes = [f"compared on {points[0]['agreement']['source']}"]
@@ -33,7 +34,7 @@ def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
         f"{goal['value']:g}x{'' if goal['reached'] else ' (not reached)'}",
         f"{point['latency_speedup']:.2f}x",
         f"{point['macs_speedup']:.2f}x",
-        f"{point['after']['file_bytes'] / 1e6:.2f}",
+        amount(point["after"]["file_bytes"], "B"),
         "" if accuracy is None else f"{100 * accuracy[0]:.2f} -> {100 * accuracy[1]:.2f}",
         "" if same is None else f"{100 * same:.2f}",
         figure(agreement["relative_error"], ".4f"),

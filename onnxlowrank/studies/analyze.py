@@ -13,6 +13,7 @@ import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
@@ -38,7 +39,7 @@ from onnxlowrank.plan.selection import EnergyLosses, Item, choices_of, lost_ener
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
 
-SCHEMA = 1
+SCHEMA = 2
 _INPUTS = 128
 _SPEEDUPS = (1.5, 2.0, 3.0, 4.0, 5.0)
 _ENOUGH = 0.95
@@ -77,6 +78,7 @@ class LayerAnalysis:
         suits: Passes that suit it.
         refusals: Why others do not.
         offers: Settings than which none is cheaper and keeps as much, the cheapest first.
+        kept_because: Why it is no layer, but a node that computes convolutions or matrix products; empty for a layer.
     """
 
     name: str
@@ -88,6 +90,7 @@ class LayerAnalysis:
     suits: tuple[str, ...]
     refusals: Mapping[str, str]
     offers: tuple[Point, ...]
+    kept_because: str = ""
 
     def rank(self, energy: float) -> int:
         """Return how many principal axes keep a share of the variance."""
@@ -158,20 +161,25 @@ def analyze(
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
     layers = with_shapes(normalised, found_layers, inputs)
+    kept = kept_nodes(normalised, layers, inputs)
     applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)
     with RowStore() as store, one_blas_thread():
         stacked = stacked_inputs(original, inputs)
         about = Calibration(normalised, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
         drafts = Drafts(applicable, collect_statistics(about, progress))
         advance = progress.stage("candidates", len(layers))
-        candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
-        found = tuple(
+        candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
+        found = [
             _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], store)
             for layer in layers
-        )
-    speedup = _recommended(layers, candidates)
+        ]
+    order = {node.name: position for position, node in enumerate(normalised.graph.node)}
+    places = [order[layer.nodes[0]] for layer in layers] + [order[one.place] for one in kept]
+    found += [LayerAnalysis(one.name, one.op, (), one.macs, (), None, (), {}, (), one.reason) for one in kept]
+    in_order = tuple(one for _, one in sorted(zip(places, found, strict=True), key=lambda pair: pair[0]))
+    speedup = _recommended(layers, candidates, sum(one.macs for one in kept))
     command = "" if speedup is None else _command(model, calibration, speedup)
-    return Analysis(describe(model), inputs.description, found, speedup, command)
+    return Analysis(describe(model), inputs.description, in_order, speedup, command)
 
 
 def _analysed(
@@ -205,13 +213,14 @@ def _analysed(
     )
 
 
-def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
+def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]], kept: int) -> float | None:
     choices = choices_of(candidates, lambda candidate: candidate.macs, EnergyLosses())
-    total = sum(layer.macs for layer in layers)
+    total = sum(layer.macs for layer in layers) + kept
     best = None
     for speedup in _SPEEDUPS:
-        plan = select_exactly(choices, total / speedup)
-        reached = sum(candidate.macs for candidate in plan.values()) <= total / speedup
+        most = total / speedup - kept
+        plan = select_exactly(choices, most)
+        reached = sum(candidate.macs for candidate in plan.values()) <= most
         if reached and min(candidate.energy for candidate in plan.values()) >= _ENOUGH:
             best = speedup
     return best

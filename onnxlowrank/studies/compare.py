@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
@@ -44,14 +45,16 @@ class ModelSummary:
         name: Its file, or what else it is called.
         file_bytes: Size of its file.
         nodes: Number of nodes.
-        macs: Multiply-accumulates of its Conv, Gemm and MatMul layers for one sample.
-        parameters: Their weights and biases.
+        macs: Multiply-accumulates for one sample, of everything that computes convolutions or matrix products.
+        macs_complete: Whether that is all; otherwise there is work that could not be counted.
+        parameters: Weights and biases of these.
     """
 
     name: str
     file_bytes: int
     nodes: int
     macs: int
+    macs_complete: bool
     parameters: int
 
 
@@ -235,8 +238,11 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
 def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
-    macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return ModelSummary(name, byte_count(network), len(network.graph.node), macs, parameters)
+    kept = kept_nodes(normalised, layers, inputs)
+    macs = sum(layer.macs for layer in layers) + sum(one.macs for one in kept)
+    parameters = sum(layer.parameters for layer in layers) + sum(one.parameters for one in kept)
+    complete = all(one.is_counted for one in kept)
+    return ModelSummary(name, byte_count(network), len(network.graph.node), macs, complete, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:

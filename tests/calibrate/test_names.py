@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.models import normal, parse
 
-from onnxlowrank.calibrate.capture import sample
+from onnxlowrank.calibrate.capture import run_probes, sample
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes, unused_ending
@@ -70,5 +70,5 @@ def test_what_is_not_finite_is_told_in_names_of_the_network():
     inputs = Inputs(lambda index: {"x": bad[index]}, 3, 1, "some rows")
     says = r"^tensor 'y' \(of the Conv node 'n_y'\) of the network is not finite on input 2 of some rows; give inputs"
     with pytest.raises(NotFiniteError, match=says):
-        list(sample(model, [Probe("p::response", "y", False)], inputs, 0, lambda amount: None))
+        list(run_probes(add_probes(model, [Probe("p::response", "y", False)]), inputs, 0, lambda amount: None))
     assert add_probes(model, [Probe("p", "x", False)]).graph.output[0].doc_string == "tensor 'x'"

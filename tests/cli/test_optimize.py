@@ -407,7 +407,7 @@ def test_full_run(command: Command, place: Path) -> None:
     for words in ("n_c", "1.5x was asked for", "written: out.onnx", "top-1 accuracy"):
         assert words in ended.out
     report = json.loads((ended.folder / "r.json").read_text())
-    assert report["schema"] == 3
+    assert report["schema"] == 4
     assert report["goal"]["kind"] == "conv_macs"
     assert report["goal"]["reached"] is True
     assert report["macs_speedup"] >= 1.5
