@@ -180,3 +180,20 @@ def test_a_weight_that_something_else_reads_is_kept() -> None:
         "its weight is shared by nodes that compute something else with it"
     }
     assert not result.reached
+
+
+def test_places_of_other_batches_count_what_they_compute() -> None:
+    """At one place a sample is one row, at the other four."""
+    model = parse(
+        """g (float[N, 16] x, float[N, 4, 16] u) => (float[N, 24] y, float[M, 24] z) {
+            y = MatMul (x, w)  r = Reshape (u, flat)  z = MatMul (r, w) }""",
+        w=kernel(16, 24),
+        flat=np.array([-1, 16]),
+    )
+    data = [{"x": normal(RNG, 1, 16), "u": normal(RNG, 1, 4, 16)} for _ in range(24)]
+    result = optimize(model, max_macs=1200, calibration=data)
+    assert [(layer.places, layer.macs[0], layer.method) for layer in result.layers] == [
+        (2, 5 * 16 * 24, "fully_connected")
+    ]
+    (rank,) = result.layers[0].setting
+    assert result.after.macs == 5 * rank * (16 + 24)

@@ -59,7 +59,7 @@ def kept_nodes(model: ModelProto, layers: Sequence[Layer], inputs: Inputs) -> li
         layers: Its layers.
         inputs: Of which the first one is run.
     """
-    owned = {name for layer in layers for name in layer.nodes}
+    owned = {name for layer in layers for place in layer.places for name in place.nodes}
     model = _inlined(model)
     samples = next((layer.samples for layer in layers), None) or inputs.batch
     taken = {node.name for node in model.graph.node}

@@ -139,7 +139,7 @@ class Chain:
 
     def macs_in(self, layer: Layer) -> int:
         """Return the multiply-accumulates for one sample in place of ``layer``, at all its places together."""
-        return layer.for_one_sample(sum(self.macs(place.input_shape) for place in layer.places))
+        return sum(layer.for_one_sample(self.macs(place.input_shape), place) for place in layer.places)
 
     @property
     def is_finite(self) -> bool:

@@ -137,6 +137,7 @@ class Layer:
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
     elsewhere: tuple[Place, ...] = ()
+    samples: int | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -158,8 +159,6 @@ class Layer:
         """``r(.)`` where it is the same at all places, the identity where they differ."""
         first, *others = (place.activation for place in self.places)
         return first if all(one == first for one in others) else IDENTITY
-
-    samples: int | None = None
 
     @property
     def is_conv(self) -> bool:
@@ -203,20 +202,24 @@ class Layer:
     @property
     def positions(self) -> int:
         """Number of positions of one sample, over all places, at which the layer computes a response."""
-        return sum(math.prod(one.output_shape[2:] if self.is_conv else one.output_shape[1:-1]) for one in self.places)
+        return sum(map(self._positions, self.places))
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the layer for one sample, those of all places together."""
-        return self.for_one_sample(self.positions * int(self.weight.size))
+        size = int(self.weight.size)
+        return sum(self.for_one_sample(self._positions(place) * size, place) for place in self.places)
 
-    def for_one_sample(self, macs: int) -> int:
-        """Return multiply-accumulates for one sample, given those for one entry of the input's first axis.
+    def for_one_sample(self, macs: int, place: Place) -> int:
+        """Return multiply-accumulates for one sample, given those for one entry of the first axis of a place's input.
 
         They are not the same where samples lie on another axis, or several rows are one sample's.
         """
-        entries = self.output_shape[0] if len(self.output_shape) > 1 else 1
+        entries = place.output_shape[0] if len(place.output_shape) > 1 else 1
         return macs if self.samples is None else -(-macs * entries // self.samples)
+
+    def _positions(self, place: Place) -> int:
+        return math.prod(place.output_shape[2:] if self.is_conv else place.output_shape[1:-1])
 
     @property
     def parameters(self) -> int:

@@ -6,7 +6,7 @@ the end, as it was or as factors of it, goes back to half precision where that l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 
 import numpy as np
@@ -54,12 +54,13 @@ def stored_types(model: ModelProto) -> StoredTypes:
     return found
 
 
-def store(model: ModelProto, types: StoredTypes) -> ModelProto:
+def store(model: ModelProto, types: StoredTypes, own: Collection[str] = ()) -> ModelProto:
     """Return ``model``, or if nodes read large constants of half precision, a copy that has them behind Casts.
 
     Args:
         model: A normalised model, perhaps with chains in place of layers.
         types: Of the model it was normalised from; chains are stored as the weights of their layers were.
+        own: Names of the nodes of the model without chains, which are of no chain, whatever they are called.
     """
     if not types:
         return model
@@ -67,7 +68,7 @@ def store(model: ModelProto, types: StoredTypes) -> ModelProto:
     wanted: dict[str, set[int | None]] = {}
     for node in graph.node:
         for position, name in enumerate(node.input):
-            wanted.setdefault(name, set()).add(_stored_type(node, position, types))
+            wanted.setdefault(name, set()).add(_stored_type(node, position, types, own))
         for name in (name for inner in subgraphs(node) for one in inner.node for name in reads(one)):
             wanted.setdefault(name, set()).add(None)
     for output in graph.output:
@@ -100,12 +101,10 @@ def _has_half(model: ModelProto) -> bool:
     return any(tensor.data_type in _HALF for tensor in chain(model.graph.initializer, constants))
 
 
-def _stored_type(node: NodeProto, position: int, types: StoredTypes) -> int | None:
-    """Return in what half precision an input of a node was stored, or None; of a chain, all weights are as one was."""
-    layer, of_chain, _ = node.name.rpartition("/lowrank/")
-    if of_chain and (node.name, position) not in types:
-        return types.get((layer, 1)) if position == 1 else None
-    return types.get((node.name, position))
+def _stored_type(node: NodeProto, position: int, types: StoredTypes, own: Collection[str]) -> int | None:
+    """Return in what half precision an input of a node was stored, or None; weights of a chain are as the layer's."""
+    layer = node.name if node.name in own else node.name.rpartition("/lowrank/")[0] or node.name
+    return types.get((layer, position)) if layer == node.name or position == 1 else None
 
 
 def _rounded(tensor: TensorProto, kind: int) -> NDArray[np.generic] | None:

@@ -60,8 +60,8 @@ def _is_named(layer: Layer, pattern: str) -> bool:
 
 def _unfit(layer: Layer) -> str | None:
     """Return why responses of a layer cannot be sampled, whatever the pass; None if they can."""
-    if len(layer.input_shape) < 2:
+    if any(len(place.input_shape) < 2 for place in layer.places):
         return "its input has one axis"
-    if 0 in layer.input_shape or 0 in layer.output_shape:
+    if any(0 in place.input_shape or 0 in place.output_shape for place in layer.places):
         return "it computes nothing for the first input"
     return None

@@ -54,6 +54,7 @@ class Network:
     target: Target
     measures: Sequence[Measure] = ()
     metric: str | FigureOfMerit | None = None
+    kept: Sequence[KeptNode] = ()
 
     def compare(
         self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
@@ -71,13 +72,11 @@ class Network:
         inside = None
         if tensors:
             exposed = with_only_outputs(self.model, tensors)
-            inside = exposed, fold_gathers(rewrite(exposed, self.layers, chains))
+            inside = exposed, self._written(exposed, chains)
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
         if self.metric is None:
             return found
         return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
-
-    kept: Sequence[KeptNode] = ()
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
@@ -85,7 +84,10 @@ class Network:
 
     def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
-        return store(fold_gathers(rewrite(self.model, self.layers, chains)), self.stored_types)
+        return self._written(self.model, chains)
+
+    def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        return store(fold_gathers(rewrite(model, self.layers, chains)), self.stored_types, self._own)
 
     @cached_property
     def stored_types(self) -> StoredTypes:
@@ -121,4 +123,8 @@ class Network:
         return [self._by_layer(times)[0] for times in profile_interleaved(models, self.feeds, self.target)]
 
     def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
-        return time_per_layer(times, self.layers, {node.name for node in self.model.graph.node})
+        return time_per_layer(times, self.layers, self._own)
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(node.name for node in self.model.graph.node)

@@ -1,6 +1,7 @@
 """A network that uses its weights twice, optimised by a process."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,8 @@ def test_twins(tmp_path):
     np.savez(tmp_path / "twins.npz", **data)
     options = ["--target", "macs", "--speedup", "2", "--calibration", "twins.npz", "--report", "report.json"]
     command = [sys.executable, "-m", "onnxlowrank", "optimize", "twins.onnx", "out.onnx", *options]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    wide = {**os.environ, "COLUMNS": "160"}
+    ended = subprocess.run(command, cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "n_a3 (2 places)" in ended.stdout
     report = json.loads((tmp_path / "report.json").read_text())

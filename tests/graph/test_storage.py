@@ -124,3 +124,13 @@ def test_other_networks_stay_the_same_object() -> None:
     model = parse("g (float[N, 24] x) => (float[N, 24] y) { y = MatMul (x, w) }", w=normal(RNG, 24, 24))
     assert stored_types(model) == {}
     assert store(model, {}) is model
+
+
+def test_a_node_that_is_called_like_a_link_of_a_chain_is_none() -> None:
+    lines = "w = Cast <to = 1> (h)  a = MatMul (x, w)  y = MatMul (a, v)"
+    body = f"g (float[N, 24] x) => (float[N, 24] y) {{ {lines} }}"
+    model = parse(body, h=half(24, 24), v=normal(RNG, 24, 24))
+    model.graph.node[2].name = "n_a/lowrank/thin"
+    normalised = normalise(model)
+    own = {node.name for node in normalised.graph.node}
+    assert list(halves(store(normalised, stored_types(model), own)).values()) == [24 * 24]
