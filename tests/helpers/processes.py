@@ -57,8 +57,14 @@ def start(arguments: tuple[str, ...], folder: Path, temporary: Path, before: str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+        preexec_fn=_hear,
     )
+
+
+def _hear() -> None:
+    """Heed signals that the tests were told to ignore, as what runs in the background is, or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], folder: Path, temporary: Path) -> Ended:
