@@ -1,7 +1,8 @@
 """The command line: options become one call of the Python API, its result a report and an exit code.
 
-One file a command; what commands share is in :mod:`.app`, :mod:`.options` and :mod:`.parsing`, what they write in
-:mod:`.writing`, how they end in :mod:`.ending`. No logic is here: what the command line can do, Python can.
+One file a command; what commands share is in :mod:`.app`, :mod:`.groups`, :mod:`.options` and :mod:`.parsing`, what
+they write in :mod:`.writing`, how they end in :mod:`.ending`. No logic is here: what the command line can do, Python
+can.
 """
 
 from __future__ import annotations
