@@ -66,7 +66,7 @@ def test_no_destination_is_an_input(command: Command, place: Path, arguments: tu
     before = {path: path.read_bytes() for path in (place / "in").rglob("*") if path.is_file()}
     ended = command(*arguments, before="import pathlib; pathlib.Path('2x.json').write_text('[]')")
     assert ended.code == 2
-    assert re.fullmatch(r"onnxlowrank: [^\n]+ is (what|the) [^\n]+; choose another path\.\n", ended.err)
+    assert re.fullmatch(r"error\[E500\]: [^\n]+ is (what|the) [^\n]+; choose another path\.\n", ended.err)
     assert {path: path.read_bytes() for path in before} == before
     assert ended.files == ["2x.json", "out.onnx"]
     assert (ended.folder / "out.onnx").read_bytes() == EARLIER
@@ -194,7 +194,7 @@ def test_full_disk(command: Command, at: int, code: int, files: list[str], says:
     lost = ["out.onnx", "r.json", "r.html"][at]
     assert ended.code == code
     first, *rest = ended.err.splitlines()
-    assert first == f"onnxlowrank: The disk is full and {lost} was not written; free some space first."
+    assert first == f"error[E501]: The disk is full and {lost} was not written; free some space first."
     assert rest == ([f"onnxlowrank: {says}."] if says else [])
     assert ended.files == files
     assert ended.temporary == []

@@ -26,7 +26,7 @@ def test_the_mode_of_what_is_replaced_is_kept(tmp_path: Path, mode: int) -> None
 
 
 def test_so_is_that_of_weights_in_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxlowrank.graph.load.LARGEST_PROTOBUF", 1000)
+    monkeypatch.setattr("onnxlowrank.graph.outside.LARGEST_PROTOBUF", 1000)
     save(MODEL, tmp_path / "m.onnx")
     (tmp_path / "m.onnx").chmod(0o640)
     (tmp_path / "m.onnx.data").chmod(0o600)
@@ -88,7 +88,7 @@ def test_a_model_that_is_no_regular_file_does_not_block(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_regular_file_do_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxlowrank.graph.load.LARGEST_PROTOBUF", 1000)
+    monkeypatch.setattr("onnxlowrank.graph.outside.LARGEST_PROTOBUF", 1000)
     save(MODEL, tmp_path / "m.onnx")
     (tmp_path / "m.onnx.data").unlink()
     os.mkfifo(tmp_path / "m.onnx.data")
