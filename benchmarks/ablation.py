@@ -31,10 +31,9 @@ from onnxlowrank.passes.base import Draft, Features, Pass, Setting, Statistics
 from onnxlowrank.passes.spatial import Spatial, horizontal_step, vertical_step
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.candidates import layer_candidates
-from onnxlowrank.plan.counted import plan_by_macs
+from onnxlowrank.plan.counted import conv_macs, plan_by_macs
 from onnxlowrank.plan.selection import EnergyLosses
 from onnxlowrank.progress import Silent
-from onnxlowrank.result import conv_macs
 
 
 class Paper3D(Asymmetric3D):

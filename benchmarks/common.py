@@ -18,6 +18,7 @@ from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
@@ -85,9 +86,14 @@ def some_inputs(args: argparse.Namespace, original: onnx.ModelProto, source: str
     return inputs.subset(np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int).tolist())
 
 
+def class_measures(model: onnx.ModelProto) -> tuple[Measure, ...]:
+    """Return how outputs are measured: an only output ``[N, classes]`` as class scores, labels or not."""
+    return measures_of(model, labelled=True)
+
+
 def agreement(original: onnx.ModelProto, optimised: onnx.ModelProto, test: Inputs) -> Agreement:
     """Return how far the outputs of two networks differ."""
-    return compare_outputs(original, optimised, test, lambda amount: None)
+    return compare_outputs(original, optimised, test, lambda amount: None, class_measures(original))
 
 
 def accuracy_drop(found: Agreement) -> float | None:
@@ -164,7 +170,7 @@ class Prepared:
 
     def sensitivities(self) -> SensitivityLosses:
         """Return measured losses, the default of the tool."""
-        return SensitivityLosses(self.about, self.drafts, self.candidates, Silent())
+        return SensitivityLosses(self.about, self.drafts, self.candidates, class_measures(self.about.model), Silent())
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""
@@ -180,5 +186,5 @@ def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
     stacked = stacked_inputs(loaded.original, inputs)
     about = Calibration(loaded.model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
     drafts = Drafts(applicable, collect_statistics(about, Silent()))
-    candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
+    candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), lambda amount: None)
     return Prepared(loaded.original, about, drafts, candidates, inputs)

@@ -79,7 +79,7 @@ def main() -> None:
                 chains = Fitter(about, Drafts(applicable, statistics), lowering).fit(plan, Silent())
                 alone = agreement(original, rewrite(model, layers, {layer.name: draft.chain}), test)
                 refitted = agreement(original, rewrite(model, layers, chains), test)
-                speeds = layer.macs / outline.macs(layer.input_shape), dense.ms / fast.ms
+                speeds = layer.macs / outline.macs_in(layer), dense.ms / fast.ms
                 errors = alone.divergence, refitted.divergence, alone.drop, refitted.drop
                 row = [name, "x".join(map(str, setting)), metric, *speeds, seconds, *errors]
                 rows[name, setting].append(row)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from common import Prepared, agreement, arguments, prepare, some_inputs
+from common import Prepared, agreement, arguments, class_measures, prepare, some_inputs
 from tables import result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
@@ -53,7 +53,8 @@ def main() -> None:
         layers, drafts, model = prepared.layers, prepared.drafts, prepared.about.model
         plan = plan_by_macs(layers, prepared.candidates, args.speedup, select_exactly, EnergyLosses())
         fitter = Fitter(prepared.about, drafts)
-        alone = LayerSensitivity(model, layers, list(layers), stacked_inputs(prepared.original, test))
+        stacked = stacked_inputs(prepared.original, test)
+        alone = LayerSensitivity(model, layers, list(layers), stacked, class_measures(model))
         for layer in layers:
             if plan[layer.name].method == KEEP:
                 continue

@@ -25,8 +25,9 @@ class Goal:
     Attributes:
         kind: ``speedup``: so many times faster; ``latency``: at most so many milliseconds; ``max_drop``: as fast as
             possible, losing at most so many points of accuracy, or of agreement with the original where there are no
-            labels; ``conv_macs``: so many times fewer multiply-accumulates in the convolutions; ``max_macs``: at most
-            so many in the network, for one sample; ``max_size``: at most so many bytes of file.
+            labels; ``conv_macs``: so many times fewer multiply-accumulates in the convolutions, also those that are no
+            layers; ``max_macs``: at most so many in the whole network, for one sample; ``max_size``: at most so many
+            bytes of file.
         value: How much.
     """
 

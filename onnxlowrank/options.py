@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import OptionError
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.sessions import Target
@@ -29,6 +30,9 @@ class Options:
             calibration.
         preprocess: How images become inputs; None scales RGB to 0..1 and normalises with the ImageNet mean and
             deviation.
+        shapes: Of synthetic inputs, for dimensions that the network leaves open.
+        outputs: By the name of an output, how it is measured: ``classes``, ``values``, ``ignore``, or ``auto``; see
+            :func:`onnxlowrank.evaluate.measures.measures_of`.
         provider: ``cpu`` or ``cuda``, perhaps with onnxruntime's options, as ``cuda:prefer_nhwc=1:use_tf32=0``: where
             latency is measured.
         threads: Number of threads latency is measured with.
@@ -38,7 +42,9 @@ class Options:
         ranks: By layer name, settings by hand, or :class:`onnxlowrank.plan.manual_ranks.ManualRank`.
         selection: ``exact`` minimises what the layers' errors do to the output, measured layer by layer, as a knapsack
             problem; ``energy`` is the greedy choice of Zhang 2015, Eq. 13-14; ``uniform`` cuts all layers alike.
-        metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is
+        metric: A figure of merit, more is better: a function of a network's outputs and the labels, see
+            :data:`onnxlowrank.evaluate.figure_of_merit.FigureOfMerit`, or ``module:function`` naming one.
+        kernel_metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is
             refitted to responses: ``data`` covariance, ``frobenius``, or ``mahalanobis`` (gradients of the network,
             through the ``finetune`` extra).
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
@@ -49,6 +55,8 @@ class Options:
     calibration: Source | None = None
     evaluate: Source | None = None
     preprocess: Preprocess | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     threads: int = 1
     passes: Sequence[str] | None = None
@@ -56,7 +64,8 @@ class Options:
     exclude: Sequence[str] = ()
     ranks: Mapping[str, Ranks] = field(default_factory=dict)
     selection: str = EXACT
-    metric: str = "data"
+    metric: str | FigureOfMerit | None = None
+    kernel_metric: str = "data"
     nonlinear: bool = True
     asymmetric: bool = True
     seed: int = 0
@@ -75,8 +84,9 @@ class Options:
         """
         if self.selection not in SELECTIONS:
             raise OptionError(f"--selection {self.selection} is unknown; choose from {', '.join(SELECTIONS)}")
-        if self.metric not in METRICS:
-            raise OptionError(f"--metric {self.metric} is unknown; choose from {', '.join(METRICS)}")
+        if self.kernel_metric not in METRICS:
+            raise OptionError(f"--kernel-metric {self.kernel_metric} is unknown; choose from {', '.join(METRICS)}")
+        load_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")
         self.target.check()

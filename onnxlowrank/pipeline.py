@@ -11,17 +11,20 @@ import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
-from onnxlowrank.calibrate.kernel_metrics import metric_of
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
+from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
-from onnxlowrank.evaluate.agreement import compare_outputs
+from onnxlowrank.destinations import OUTPUT, check_destinations
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
+from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.load import check_destination, describe, load, save
+from onnxlowrank.graph.hidden import hidden_layers, nothing_found
+from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.partition import partition_inputs
@@ -30,20 +33,22 @@ from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
 from onnxlowrank.measure.channel_block import channel_block
-from onnxlowrank.measure.sessions import all_threads, open_session
+from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.options import EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
+from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
-from onnxlowrank.result import Result, result_of, warnings_of
+from onnxlowrank.result import NOT_FINITE, Result, result_of
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
@@ -62,6 +67,8 @@ def optimize(
     calibration: Source | None = None,
     evaluate: Source | None = None,
     preprocess: Preprocess | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Mapping[str, str] | None = None,
     provider: str = "cpu",
     threads: int = 1,
     passes: Sequence[str] | None = None,
@@ -69,7 +76,8 @@ def optimize(
     exclude: Sequence[str] = (),
     ranks: Mapping[str, Ranks] | None = None,
     selection: str = EXACT,
-    metric: str = "data",
+    metric: str | FigureOfMerit | None = None,
+    kernel_metric: str = "data",
     nonlinear: bool = True,
     asymmetric: bool = True,
     seed: int = 0,
@@ -78,15 +86,17 @@ def optimize(
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
     One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
-    From ``calibration`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`.
+    From ``calibration`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
+    may also name a kernel metric.
 
     Args:
         model: ONNX file, or the network itself (which is not changed).
         output: Where to write the optimised network; None writes nothing.
         speedup: How many times faster the network is to become, > 1.
         latency: How many milliseconds it may take.
-        max_drop: As fast as possible, with at most so many points less top-1 accuracy on ``evaluate``, or where it has
-            no labels so many per cent of the inputs in another class.
+        max_drop: As fast as possible, with at most so many points less top-1 accuracy on ``evaluate``, where it has no
+            labels so many per cent of the inputs in another class, or so much less of ``metric``; known with 95 %
+            confidence on inputs that chose nothing.
         max_macs: How many multiply-accumulates it may have, for one sample.
         max_size: How many bytes its file may have.
         target: What the speed-up is about: measured ``latency`` of the whole network, or the ``macs`` of its
@@ -99,12 +109,13 @@ def optimize(
     When the goal cannot be reached the network that comes closest is written, and ``Result.reached`` is False.
     """
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
-    if output is not None:
-        check_destination(model, output)
+    check_destinations({OUTPUT: output}, [model], {"--calibration": calibration, "--evaluate": evaluate})
     options = Options(
         calibration=calibration,
         evaluate=evaluate,
         preprocess=preprocess,
+        shapes=shapes or {},
+        outputs=outputs or {},
         provider=provider,
         threads=threads,
         passes=passes,
@@ -112,7 +123,8 @@ def optimize(
         exclude=exclude,
         ranks=ranks or {},
         selection=selection,
-        metric=metric,
+        metric=None if metric in METRICS else metric,
+        kernel_metric=str(metric) if metric in METRICS else kernel_metric,
         nonlinear=nonlinear,
         asymmetric=asymmetric,
         seed=seed,
@@ -143,43 +155,52 @@ def optimize_each(
     methods = load_passes(options.passes)
 
     original = load(model)
-    open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
+    session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(
-            f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight: nothing to decompose"
-        )
+        raise nothing_found(original, describe(model))
     most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
     given = partition_inputs(
-        original, options.calibration, options.evaluate, options.preprocess, most_held_out, options.seed
+        original, options.calibration, options.evaluate, options.preprocess, options.shapes, most_held_out, options.seed
     )
-    inputs, unseen = given.calibration, given.unseen
+    inputs, unseen, choosing = given.calibration, given.unseen, given.unseen
+    with running(inputs[0], given.synthetic):
+        session.run(None, inputs[0])
+    del session
     layers = with_shapes(normalised, found_layers, inputs)
+    kept = kept_nodes(normalised, layers, inputs)
     applicable, reasons = applicable_passes(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
     by_hand = manual_ranks(layers, applicable, options.ranks)
+    measures = measures_of(normalised, given.labelled, options.outputs)
+    if kind == MAX_DROP:
+        unseen, choosing = split_for_drop(unseen, goals[0].value, measures, options.metric)
     stacked = stacked_inputs(original, inputs)
 
     with RowStore() as store, one_blas_thread():
-        metric = metric_of(options.metric, normalised, layers, applicable, inputs, progress)
+        metric = metric_of(options.kernel_metric, normalised, layers, applicable, inputs, progress)
         calibration = Calibration(
             normalised, layers, applicable, stacked, store, options.seed, hold_out(layers, stacked)
         )
         drafts = Drafts(applicable, collect_statistics(calibration, progress, metric))
+        reasons |= dict.fromkeys(applicable.keys() - drafts.applicable.keys(), NOT_FINITE)
         advance = progress.stage("candidates", len(layers))
-        candidates = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        candidates, without = find_candidates(layers, drafts, by_hand, channel_block(where.kind), advance)
+        reasons |= without
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
-            losses = SensitivityLosses(calibration, drafts, candidates, progress)
+            losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         timer = ChainTimer(where, Cache())
         lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
-        network = Network(original, normalised, layers, applicable, lowering, inputs[0], where)
+        network = Network(
+            original, normalised, layers, applicable, lowering, inputs[0], where, measures, options.metric, kept
+        )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
         for goal in goals:
-            fitted = network_for(goal, builder, timer, unseen)
+            fitted = network_for(goal, builder, timer, unseen, choosing)
             verify_interface(original, fitted.model)
-            agreement = compare_outputs(original, fitted.model, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *warnings_of(goal, fitted.speedup, timer, agreement))
-            yield result_of(goal, fitted, network, candidates, reasons, agreement, notes, start)
+            agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
+            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted, network, timer, agreement))
+            yield result_of(goal, fitted, network, reasons, agreement, notes, start)
             start = time.perf_counter()

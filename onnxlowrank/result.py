@@ -4,56 +4,70 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, TOO_FAST, Goal
+from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
-from onnxlowrank.measure.chain_timer import ChainTimer
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.passes.base import KEEP, ApplicablePasses, Candidate, Setting
+from onnxlowrank.passes.base import KEEP, ApplicablePasses, Setting
 from onnxlowrank.plan.builder import FittedNetwork
+from onnxlowrank.plan.counted import layer_macs, macs_speedup
 from onnxlowrank.plan.network import Network
 
-SCHEMA = 3
+SCHEMA = 4
+NOT_FINITE = "it computes or reads what is not finite"
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one layer.
+    """What became of one layer, or of a node that is none: it computes convolutions or matrix products, and is kept.
 
     Attributes:
-        name: Node name.
+        name: Node name; of several places, that of the first.
         method: The pass, or ``keep``.
         setting: The pass's ranks, named by ``rank_names``.
-        energy: Predicted share of the response's variance that is kept.
+        energy: Predicted share of the response's variance that is kept; None of a node that is no layer.
         macs: Multiply-accumulates for one sample, before and after.
         parameters: Number of weights and biases, before and after.
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
+        places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
     """
 
     name: str
     method: str
     setting: Setting
     rank_names: tuple[str, ...]
-    energy: float
+    energy: float | None
     macs: tuple[int, int]
     parameters: tuple[int, int]
     kept_because: str = ""
     milliseconds: tuple[float, float] | None = None
+    places: int = 1
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The whole network; MACs and parameters are those of its Conv, Gemm and MatMul layers."""
+    """The whole network.
+
+    Attributes:
+        macs: Multiply-accumulates for one sample, of everything that computes convolutions or matrix products.
+        is_counted: Whether that is all; otherwise there is work that could not be counted.
+        parameters: Weights and biases of these.
+        file_bytes: Size of the file.
+        latency: Times.
+    """
 
     macs: int
+    is_counted: bool
     parameters: int
     file_bytes: int
     latency: Latency
@@ -69,7 +83,7 @@ class Result:
         predicted_speedup: What the sum of the layers' times promised; None where nothing but operations were counted.
         latency_speedup: Time before / time after, median over interleaved runs.
         macs_speedup: Convolutions' MACs before / after.
-        layers: One report a layer, in the order of the graph.
+        layers: One report a layer, in the order of the graph, and a kept node.
         before: The network as it was given.
         after: The optimised network.
         agreement: How far the outputs differ on inputs the fit has not seen.
@@ -109,9 +123,14 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        """Whether that is what was asked for; with ``max_drop``, whether anything was gained within it."""
+        """Whether that is what was asked for; with ``max_drop``, whether anything was gained within it.
+
+        At most so many multiply-accumulates are not reached where some could not be counted.
+        """
         if self.goal.kind in (SPEEDUP, CONV_MACS):
             return self.achieved >= self.goal.value
+        if self.goal.kind == MAX_MACS and not self.after.is_counted:
+            return False
         return self.achieved <= self.goal.value and (self.goal.kind != MAX_DROP or self.latency_speedup > 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,6 +145,7 @@ class Result:
             low, high = part.latency.spread
             report[side] = {
                 "macs": part.macs,
+                "macs_complete": part.is_counted,
                 "parameters": part.parameters,
                 "file_bytes": part.file_bytes,
                 "latency_ms": {"median": part.latency.median, "p10": low, "p90": high},
@@ -137,7 +157,6 @@ def result_of(
     goal: Goal,
     fitted: FittedNetwork,
     network: Network,
-    candidates: Mapping[str, Sequence[Candidate]],
     reasons: Mapping[str, str],
     agreement: Agreement,
     notes: tuple[str, ...],
@@ -149,32 +168,27 @@ def result_of(
         goal: What was asked for.
         fitted: The network.
         network: What it was made of.
-        candidates: Those of every layer.
-        reasons: Why layers have none.
+        reasons: Why layers have no candidates.
         agreement: How far its outputs differ.
         notes: What the user should know.
         start: When the work began, by ``time.perf_counter``.
     """
     layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
     times = {name: (before[name], after[name]) for name in before}
+    order = {node.name: position for position, node in enumerate(network.model.graph.node)}
+    reports = [
+        (order[layer.nodes[0]], _report_layer(layer, fitted, network.applicable, reasons, times)) for layer in layers
+    ]
+    reports += [(order[one.place], _report_kept(one)) for one in network.kept]
     return Result(
         model=fitted.model,
         goal=goal,
         predicted_speedup=fitted.predicted,
         latency_speedup=fitted.speedup,
-        macs_speedup=conv_macs(layers, {}) / max(conv_macs(layers, fitted.chains), 1),
-        layers=tuple(
-            _report_layer(
-                layer,
-                fitted,
-                network.applicable,
-                reasons.get(layer.name) or _nothing_chosen(candidates[layer.name]),
-                times.get(layer.name),
-            )
-            for layer in layers
-        ),
-        before=_report_model(network.original, layers, {}, fitted.before),
-        after=_report_model(fitted.model, layers, fitted.chains, fitted.after),
+        macs_speedup=macs_speedup(network, fitted),
+        layers=tuple(report for _, report in sorted(reports, key=lambda one: one[0])),
+        before=_report_model(network, network.original, {}, fitted.before),
+        after=_report_model(network, fitted.model, fitted.chains, fitted.after),
         agreement=agreement,
         provider=network.target.provider,
         threads=network.target.threads,
@@ -184,52 +198,36 @@ def result_of(
     )
 
 
-def warnings_of(goal: Goal, speedup: float, timer: ChainTimer, agreement: Agreement) -> list[str]:
-    """Return what the user should hear when times are uncertain, the goal is overshot, or the outputs changed much."""
-    top1, error = agreement.top1_agreement, agreement.relative_error
-    warnings = []
-    if goal.kind == SPEEDUP and speedup > TOO_FAST * goal.value:
-        warnings.append(
-            f"{speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come closer, "
-            "or no plan lies between; a new run on an idle machine may find one"
-        )
-    if timer.noisy:
-        warnings.append(
-            f"{timer.noisy} of the {timer.timed} chains that were tried in place of layers could be timed to no better "
-            "than 2 %; if other work shared the machine, 'onnxlowrank cache --clear' and a new run on an idle one give "
-            "a better plan"
-        )
-    if error > 0.3 if top1 is None else top1 < 0.9:
-        warnings.append("the outputs changed a lot: ask for a smaller speed-up, or give more calibration inputs")
-    return warnings
-
-
 def _report_layer(
     layer: Layer,
     fitted: FittedNetwork,
     applicable: ApplicablePasses,
-    kept_because: str,
-    milliseconds: tuple[float, float] | None,
+    reasons: Mapping[str, str],
+    milliseconds: Mapping[str, tuple[float, float]],
 ) -> LayerReport:
-    """Return the report of one layer; the reason counts only where the layer was kept."""
+    """Return the report of one layer."""
     candidate, chain = fitted.plan[layer.name], fitted.chains.get(layer.name)
-    kept = candidate.method == KEEP
+    kept, kept_because = candidate.method == KEEP, ""
+    if kept:
+        kept_because = reasons.get(layer.name) or fitted.kept_because(layer.name)
     return LayerReport(
         name=layer.name,
         method=candidate.method,
         setting=candidate.setting,
         rank_names=() if kept else applicable[layer.name][candidate.method].rank_names,
         energy=candidate.energy,
-        macs=(layer.macs, _macs(layer, chain)),
+        macs=(layer.macs, layer_macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
-        kept_because=kept_because if kept else "",
-        milliseconds=milliseconds,
+        kept_because=kept_because,
+        milliseconds=milliseconds.get(layer.name),
+        places=len(layer.places),
     )
 
 
-def _nothing_chosen(candidates: Sequence[Candidate]) -> str:
-    """Return why a layer that passes suit was kept."""
-    return "no setting is cheaper" if len(candidates) == 1 else "no setting saves enough for its loss"
+def _report_kept(one: KeptNode) -> LayerReport:
+    """Return the report of a node that is no layer."""
+    sizes = (one.macs, one.macs), (one.parameters, one.parameters)
+    return LayerReport(one.name, KEEP, (), (), None, *sizes, kept_because=one.reason)
 
 
 def _first_filters(first: Layer, fitted: FittedNetwork) -> tuple[FloatArray, FloatArray] | None:
@@ -241,24 +239,18 @@ def _first_filters(first: Layer, fitted: FittedNetwork) -> tuple[FloatArray, Flo
 
 
 def _report_model(
-    model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain], latency: Latency
+    network: Network, model: onnx.ModelProto, chains: Mapping[str, Chain], latency: Latency
 ) -> ModelReport:
     """Return the report of a whole network."""
+    layers, kept = network.layers, network.kept
     return ModelReport(
-        macs=sum(_macs(layer, chains.get(layer.name)) for layer in layers),
-        parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers),
-        file_bytes=model.ByteSize(),
+        macs=sum(layer_macs(layer, chains.get(layer.name)) for layer in layers) + sum(one.macs for one in kept),
+        is_counted=all(one.is_counted for one in kept),
+        parameters=sum(_parameters(layer, chains.get(layer.name)) for layer in layers)
+        + sum(one.parameters for one in kept),
+        file_bytes=byte_count(model),
         latency=latency,
     )
-
-
-def conv_macs(layers: Sequence[Layer], chains: Mapping[str, Chain]) -> int:
-    """Return the MACs of all convolutions: what the papers' theoretical speed-ups are about."""
-    return sum(_macs(layer, chains.get(layer.name)) for layer in layers if layer.is_conv)
-
-
-def _macs(layer: Layer, chain: Chain | None) -> int:
-    return layer.macs if chain is None else chain.macs(layer.input_shape)
 
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:

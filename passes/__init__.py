@@ -7,9 +7,10 @@ Third parties register theirs in the entry-point group ``onnxlowrank.passes``. A
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
-from onnxlowrank.errors import OptionError
+from onnxlowrank.boundary import foreign, typed_reason
+from onnxlowrank.errors import OptionError, UserFunctionError
 from onnxlowrank.passes.base import Pass
 
 GROUP = "onnxlowrank.passes"
@@ -31,4 +32,16 @@ def load_passes(names: Sequence[str] | None = None) -> tuple[Pass, ...]:
     for name in chosen:
         if name not in registered:
             raise OptionError(f"there is no pass {name!r}; choose from {', '.join(sorted(registered))}")
-    return tuple(registered[name].load()() for name in chosen)
+    return tuple(_loaded(registered[name]) for name in chosen)
+
+
+def _loaded(entry: EntryPoint) -> Pass:
+    """Return a registered pass, which may be anybody's."""
+    with foreign(
+        lambda error: UserFunctionError(
+            f"the pass {entry.name!r} cannot be loaded ({typed_reason(error)}); correct it"
+        ),
+        BaseException,
+    ):
+        made: Pass = entry.load()()
+        return made

@@ -48,7 +48,7 @@ class Statistics:
         moments: Of the response, and of what its passes asked for.
         unseen: Moments of the response on the inputs held out from those, if there are any.
         data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
-            predicted and checked with it. Given if a pass weighs.
+            predicted and checked with it. Given if a pass uses it.
         metric: The metric to decompose the kernel under, likewise.
     """
 
@@ -114,7 +114,7 @@ class Features:
     """What is sampled: a tensor, behind convolutions, and under a window if there is one.
 
     Attributes:
-        tensor: Name of a tensor of the network.
+        tensor: Name of the layer's input or output; at another place of the layer, that stands for the one there.
         steps: Convolutions to apply to it.
         window: Patches ``[channels * taps]`` are sampled instead of single positions ``[channels]``.
     """
@@ -146,8 +146,8 @@ class Pass(ABC):
         name: What ``--passes`` calls it.
         ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
         rank_names: What the entries of a setting are called.
-        careful: Whether the energies of its candidates are rough, so that drafts have to tell how far off they are.
-        weighs: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
+        rough_energy: Whether the energies of its candidates are rough, so that drafts have to tell how far off they are.
+        uses_metric: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
     """
 
     name: ClassVar[str]
@@ -205,7 +205,7 @@ class Pass(ABC):
     def candidate(self, layer: Layer, setting: Setting, energy: float) -> Candidate:
         """Return the candidate of one setting, what it costs counted on the outline: every factor, 1x1 ones too."""
         chain = self.outline(layer, setting)
-        return Candidate(layer.name, self.name, setting, chain.macs(layer.input_shape), chain.parameters, energy)
+        return Candidate(layer.name, self.name, setting, chain.macs_in(layer), chain.parameters, energy)
 
 
 def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:

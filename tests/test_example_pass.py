@@ -105,7 +105,7 @@ def process(site, folder, *module_and_arguments):
         env={**environment, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 

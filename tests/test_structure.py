@@ -19,6 +19,7 @@ ROOMS = (
     "fit",
     "evaluate",
     "calibrate",
+    "destinations",
     "measure",
     "inputs",
     "passes",
@@ -27,7 +28,10 @@ ROOMS = (
     "goal",
     "parallel",
     "progress",
+    "boundary",
+    "temporary",
     "errors",
+    "text",
 )
 """From top to bottom; docs/architecture.md says what each is for."""
 LONGEST = 310
@@ -53,7 +57,10 @@ def imports(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports name the whole module"
+            if not node.module:
+                continue
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
             found |= inner or {node.module}
     return found & MODULES.keys()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (
@@ -62,9 +62,10 @@ class FewerInputs(KernelPass):
         return draft_of(layer, _chain(layer, mixing.T, core, layer.bias))
 
 
-def _by_inputs(kernel: FloatArray) -> FloatArray:
+def _by_inputs(kernel: Float64Array) -> Float64Array:
     """Return the Gram matrix ``[C, C]`` of a kernel ``[F, C, T]`` folded to ``[C, F T]``."""
-    return np.tensordot(kernel, kernel, axes=((0, 2), (0, 2)))
+    folded = np.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
+    return folded @ folded.T
 
 
 def _chain(layer: Layer, mixing: FloatArray, core: FloatArray, bias: FloatArray | None) -> Chain:

@@ -7,7 +7,6 @@ session, and one feed is in memory at a time.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,11 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError
-from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
+from onnxlowrank.errors import NotFiniteError, ScratchError
+from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
+from onnxlowrank.temporary import Scratch
 
 Rows = NDArray[np.float32]
 
@@ -38,19 +38,32 @@ def sample(
     """Yield, for one feed after the other, the sampled rows ``[rows, channels]`` of every probe.
 
     Equal seeds sample equal positions of the same feed, whichever the network; the samples of a feed share theirs.
-
-    Raises:
-        ModelError: If a tensor is not finite.
+    Rows may hold what is not finite.
     """
-    yield from run_probes(add_probes(model, probes), inputs, seed, advance)
+    yield from _run(add_probes(model, probes), inputs, seed, advance)
 
 
 def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
     """Yield, for one feed after the other, the outputs of a network with probes; see :func:`sample`.
 
+    The positions go to the one input that the feeds do not name.
+
     Raises:
-        ModelError: If an output is not finite.
+        NotFiniteError: If an output is not finite.
     """
+    sampled = {value.name: value.doc_string or f"tensor '{value.name}'" for value in probed.graph.output}
+    for index, rows in enumerate(_run(probed, inputs, seed, advance)):
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                raise NotFiniteError(
+                    f"{sampled[name]} of the network is not finite on input {index} of {inputs.description}; give "
+                    "inputs of the range it was trained on"
+                )
+        yield rows
+
+
+def _run(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
+    """Yield, for one feed after the other, the outputs of a network with probes."""
     session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
@@ -58,11 +71,9 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
     for index, feeds in enumerate(inputs):
         positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
         given = {name: value for name, value in feeds.items() if name in wanted}
+        given |= dict.fromkeys(wanted - feeds.keys(), positions)
         with running(feeds):
-            rows = dict(zip(names, session.run(names, {**given, POSITIONS: positions}), strict=True))
-        for name, values in rows.items():
-            if not np.isfinite(values).all():
-                raise ModelError(f"tensor {name} of the network is not finite on input {index} of {inputs.description}")
+            rows = dict(zip(names, session.run(names, given), strict=True))
         yield rows
         advance(1)
 
@@ -71,28 +82,28 @@ class RowStore:
     """Rows on disk, one file a name, appended to while streaming and read back one name at a time."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxlowrank-")
+        self._scratch = Scratch()
         self._channels: dict[str, int] = {}
 
     def __enter__(self) -> RowStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._scratch.remove()
 
     def append(self, name: str, rows: Rows) -> None:
         """Add rows ``[n, channels]`` to a name's file.
 
         Raises:
-            InputDataError: If there is no room for them.
+            ScratchError: If there is no room for them.
         """
         self._channels[name] = rows.shape[1]
         try:
             with self._file(name).open("ab") as file:
                 rows.tofile(file)
         except OSError as error:
-            raise InputDataError(
-                f"the samples of layer {name} cannot be kept in the temporary folder {self._folder.name} "
+            raise ScratchError(
+                f"the samples of layer {name} cannot be kept in the temporary folder {self._scratch.folder} "
                 f"({error.strerror or error}): make room or set TMPDIR to a larger disk"
             ) from error
 
@@ -102,4 +113,4 @@ class RowStore:
 
     def _file(self, name: str) -> Path:
         names = list(self._channels)
-        return Path(self._folder.name) / f"{names.index(name)}.f32"
+        return self._scratch.folder / f"{names.index(name)}.f32"

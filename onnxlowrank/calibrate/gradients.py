@@ -10,7 +10,7 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.spectrum import Float64Array
-from onnxlowrank.errors import ModelError, OptionError
+from onnxlowrank.errors import ModelError, NotFiniteError, OptionError, UnsupportedModelError
 from onnxlowrank.graph.index import is_standard
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import expose
@@ -65,21 +65,18 @@ def squared_gradients(
     """
     torch, onnx2torch = _libraries()
     if len(model.graph.output) != 1:
-        raise ModelError(f"gradients need a network with one output, not {len(model.graph.output)}; use another metric")
+        raise UnsupportedModelError(
+            f"gradients need a network with one output, not {len(model.graph.output)}; use another metric"
+        )
     if not layers:
         advance(1)
         return {}
     logits_model = _up_to_logits(model)
     feed_names = [value.name for value in logits_model.graph.input]
     network, modules = _converted(onnx2torch, logits_model)
-    weights = [
-        _weight(network, modules[layer.name])
-        if layer.name in modules
-        else _Weight(torch.zeros(layer.weight.shape))  # nothing depends on it
-        for layer in layers
-    ]
-    tensors = [weight.tensor.requires_grad_(True) for weight in weights]
-    totals = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
+    weights = [_weights(network, modules, layer) or [_Weight(torch.zeros(layer.weight.shape))] for layer in layers]
+    tensors = [[weight.tensor.requires_grad_(True) for weight in its] for its in weights]
+    totals = [torch.zeros_like(its[0], dtype=torch.float64) for its in tensors]
 
     samples = np.unique(np.linspace(0, len(inputs) * inputs.batch - 1, _MOST_SAMPLES).astype(int))
     for feed in np.unique(samples // inputs.batch):
@@ -88,16 +85,23 @@ def squared_gradients(
         elements = samples[samples // inputs.batch == feed] % inputs.batch
         labels = None if inputs.labels is None else inputs.labels[feed]
         for difference in _differences(torch, logits, elements, labels, h):
-            gradients = torch.autograd.grad(logits, tensors, difference, retain_graph=True, materialize_grads=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                total += gradient.double().square()
+            gradients = torch.autograd.grad(
+                logits,
+                [tensor for its in tensors for tensor in its],
+                difference,
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            remaining = iter(gradients)
+            for total, its in zip(totals, tensors, strict=True):
+                total += sum(next(remaining).double() for _ in its).square()
         advance(len(elements) / len(samples))
     found = {
-        layer.name: weight.squares(total, layer) for layer, weight, total in zip(layers, weights, totals, strict=True)
+        layer.name: its[0].squares(total, layer) for layer, its, total in zip(layers, weights, totals, strict=True)
     }
     for name, squares in found.items():
         if not np.isfinite(squares).all():
-            raise ModelError(
+            raise NotFiniteError(
                 f"the gradients of layer {name} are not finite on {inputs.description}; use another metric"
             )
     return found
@@ -138,6 +142,16 @@ def _converted(onnx2torch: Any, model: onnx.ModelProto) -> tuple[Torch, dict[str
         raise _unsupported(error) from error
 
 
+def _weights(network: Torch, modules: Mapping[str, str], layer: Layer) -> list[_Weight]:
+    """Return the weights of a layer, none if nothing depends on it.
+
+    Convolutions have one each, copies of the same where the layer has several places; what reads an initializer shares
+    it. A gradient by the layer's weight is the sum of those by these.
+    """
+    found = [_weight(network, modules[place.name]) for place in layer.places if place.name in modules]
+    return list({id(weight.tensor): weight for weight in found}.values())
+
+
 def _weight(network: Torch, name: str) -> _Weight:
     """Return the weight of a module: its own, that of the convolution behind a padding, or an initializer it reads."""
     module = network.get_submodule(name)
@@ -157,7 +171,9 @@ def _run(network: Torch, values: Sequence[Torch]) -> Torch:
         raise _unsupported(error) from error
     if logits.ndim != 2 or logits.shape[1] < 2:
         shape = list(logits.shape)
-        raise ModelError(f"gradients need a classifier, with the output [N, classes], not {shape}; use another metric")
+        raise UnsupportedModelError(
+            f"gradients need a classifier, with the output [N, classes], not {shape}; use another metric"
+        )
     return logits
 
 

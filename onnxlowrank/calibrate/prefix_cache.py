@@ -7,6 +7,7 @@ block of a residual network, not inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -14,11 +15,11 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.graph.cut import behind, narrowest
-from onnxlowrank.graph.probe import POSITIONS, Probe, add_probes
-from onnxlowrank.graph.walk import rebuild
+from onnxlowrank.graph.probe import Probe, add_probes
+from onnxlowrank.graph.walk import with_outputs
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.progress import Advance
+from onnxlowrank.temporary import Scratch
 
 _MOST_BYTES = 2**30
 """Of the activations kept in the temporary folder."""
@@ -43,7 +44,7 @@ class PrefixCache:
     def sample(
         self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
     ) -> list[dict[str, Rows]]:
-        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields.
+        """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields, if it is finite.
 
         Args:
             model: The network.
@@ -52,14 +53,14 @@ class PrefixCache:
             advance: Told of every feed.
 
         Raises:
-            ModelError: If a tensor is not finite.
+            NotFiniteError: If a tensor is not finite.
         """
         probed, inputs = self.rest(add_probes(model, probes))
         tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
         if tensor is None or (self._kept is not None and self._kept.tensor == tensor):
             return list(run_probes(probed, inputs, self._seed, advance))
         keeping, found = _Kept(tensor), []
-        for rows in run_probes(_also(probed, tensor), inputs, self._seed, advance):
+        for rows in run_probes(with_outputs(probed, [tensor]), inputs, self._seed, advance):
             value = rows.pop(tensor)
             if value.nbytes * len(inputs) > _MOST_BYTES:
                 return list(run_probes(probed, inputs, self._seed, advance))
@@ -76,17 +77,18 @@ class PrefixCache:
             model: The network, perhaps with probes; up to the tensors that were settled it is what it was.
         """
         if self._kept is not None:
-            left = behind(model, self._kept.description(), {POSITIONS})
+            left = behind(model, self._kept.description(), self._positions(model))
             if left is not None:
                 return left, self._kept.inputs(self._given)
         return model, self._given
 
+    def _positions(self, model: onnx.ModelProto) -> set[str]:
+        """Return the input of a model with probes that is not fed: that of the sampled positions."""
+        return {value.name for value in model.graph.input} - self._fed
 
-def _also(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    """Return the network with one more output."""
-    graph = model.graph
-    outputs = [*graph.output, ValueInfoProto(name=tensor)]
-    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
+    @cached_property
+    def _fed(self) -> frozenset[str]:
+        return frozenset(self._given[0])
 
 
 class _Kept:

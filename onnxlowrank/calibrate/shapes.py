@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import onnx
 
-from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.layer import Layer, Place
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 
 
@@ -17,14 +19,32 @@ def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs)
     """Return the layers with the shapes they have on the first input."""
     if not layers:
         return []
-    names = sorted({name for layer in layers for name in (layer.input, layer.output)})
-    given = inputs[0]
-    read = {name for name in names if name in given}
-    computed = [name for name in names if name not in read]
-    session = open_session(expose(model, computed), all_threads())
-    wanted = {value.name for value in session.get_inputs()}
-    with running(given):
-        values = session.run(computed, {name: value for name, value in given.items() if name in wanted})
-    shapes = {name: value.shape for name, value in zip(computed, values, strict=True)}
-    shapes |= {name: given[name].shape for name in read}
-    return [replace(one, input_shape=shapes[one.input], output_shape=shapes[one.output]) for one in layers]
+    names = {name for layer in layers for place in layer.places for name in (place.input, place.output)}
+    values = tensor_values(model, names, inputs[0])
+    shapes = {name: value.shape for name, value in values.items()}
+    batched = any(shape[1:] and shape[0] % inputs.batch == 0 for shape in shapes.values())
+    samples = inputs.batch if batched else 1  # the first axis of the input is another one, e.g. that of a waveform
+
+    def shaped(place: Place) -> Place:
+        return replace(place, input_shape=shapes[place.input], output_shape=shapes[place.output])
+
+    return [replace(layer.at([shaped(place) for place in layer.places]), samples=samples) for layer in layers]
+
+
+def tensor_values(model: onnx.ModelProto, names: Collection[str], feeds: Feeds) -> dict[str, Any]:
+    """Return the values that tensors have when a network is run, by their names.
+
+    Args:
+        model: The network.
+        names: Of computed tensors and inputs.
+        feeds: The input.
+    """
+    values: dict[str, Any] = {name: feeds[name] for name in names if name in feeds}
+    computed = sorted(set(names) - set(values))
+    if computed:
+        session = open_session(expose(model, computed), all_threads())
+        wanted = {value.name for value in session.get_inputs()}
+        with running(feeds):
+            found = session.run(computed, {name: value for name, value in feeds.items() if name in wanted})
+        values.update(zip(computed, found, strict=True))
+    return values

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, RowStore, sample
@@ -12,8 +13,8 @@ from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
-from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.layer import Layer, Place
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes.base import RESPONSE, ApplicablePasses, Features, Pass, Statistics
 from onnxlowrank.progress import Progress
@@ -67,27 +68,38 @@ def collect_statistics(
         metric: Makes a layer's metric of the moments of its patches.
 
     Returns:
-        For each layer that may be rewritten the moments of its response and of whatever its passes ask for.
+        For each layer that may be rewritten the moments of its response and of whatever its passes ask for; nothing
+        for a layer of which any of that is not finite, which cannot be fitted.
     """
     layers, applicable, inputs = calibration.layers, calibration.applicable, calibration.inputs
-    probes = [
-        probe
+    wanted = {
+        (layer.name, kind, number): probed
         for layer in layers
         if layer.name in applicable
-        for probe in _probes(layer, list(applicable[layer.name].values()))
-    ]
-    if not probes:
+        for number in range(len(layer.places))
+        for kind, probed in _wanted(layer, list(applicable[layer.name].values())).items()
+    }
+    if not wanted:
         return {}
+    known = {layer.name: layer for layer in layers}
+    ending = unused_ending(calibration.model, "::onnxlowrank")
+    meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
+    probes = [
+        feature_probe(name, wanted[layer, kind, number], known[layer], known[layer].places[number])
+        for name, (layer, kind, number) in meant.items()
+    ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
+    overflowing: set[str] = set()
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
-    known = {layer.name: layer for layer in layers}
     thin = ROWS_PER_LAYER // _MOST_PATCHES
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
-            layer_name, kind = _split(name)
-            if kind == _TARGET:
+            layer_name, kind, _ = meant[name]
+            if layer_name in overflowing or not np.isfinite(values).all():
+                overflowing.add(layer_name)
+            elif kind == _TARGET:
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
                 if kind == RESPONSE:
@@ -101,11 +113,11 @@ def collect_statistics(
                 if kind not in moments[layer_name]:
                     moments[layer_name][kind] = Moments(values.shape[1])
                 moments[layer_name][kind].add(values)
-    for name, found in moments.items():
-        found[RESPONSE].spread(known[name].white)
+    finite = [name for name in applicable if name not in overflowing]
+    for name in finite:
+        moments[name][RESPONSE].spread(known[name].white)
     return {
-        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric)
-        for name in applicable
+        name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in finite
     }
 
 
@@ -117,27 +129,26 @@ def _statistics(
     return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
 
 
-def _probes(layer: Layer, passes: Collection[Pass]) -> Iterator[Probe]:
-    yield feature_probe(_join(layer.name, RESPONSE), Features(layer.output), layer)
-    yield feature_probe(_join(layer.name, _TARGET), Features(layer.preactivation), layer)
-    moments = {kind: wanted for one in passes for kind, wanted in one.moments(layer).items()}
-    for kind, wanted in moments.items():
-        yield feature_probe(_join(layer.name, kind), wanted, layer)
+def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
+    """Return what is sampled for a layer, by kind, in the names of its first place."""
+    wanted = {RESPONSE: Features(layer.output), _TARGET: Features(layer.preactivation)}
+    wanted |= {kind: features for one in passes for kind, features in one.moments(layer).items()}
     if any(one.uses_metric for one in passes):
-        yield feature_probe(
-            _join(layer.name, _PATCHES), Features(layer.input, (), Window(layer.kernel, layer.geometry)), layer
-        )
+        wanted[_PATCHES] = Features(layer.input, (), Window(layer.kernel, layer.geometry))
+    return wanted
 
 
-def feature_probe(name: str, wanted: Features, layer: Layer) -> Probe:
-    """Return the probe that samples features of a layer."""
-    return Probe(name, wanted.tensor, not layer.is_conv, wanted.steps, wanted.window)
+def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:
+    """Return the probe that samples features of a layer at one of its places."""
+    there = {
+        layer.preactivation: place.preactivation,
+        layer.input: place.input,
+        layer.output: place.output,
+    }
+    tensor = there.get(wanted.tensor, wanted.tensor)
+    return replace(place_probe(name, tensor, layer), steps=wanted.steps, window=wanted.window)
 
 
-def _join(layer: str, kind: str) -> str:
-    return f"{layer}::{kind}"
-
-
-def _split(name: str) -> tuple[str, str]:
-    layer, _, kind = name.rpartition("::")
-    return layer, kind
+def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
+    """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
+    return Probe(name, tensor, not layer.is_conv, share=len(layer.places))

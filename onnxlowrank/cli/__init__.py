@@ -1,43 +1,33 @@
 """The command line: options become one call of the Python API, its result a report and an exit code.
 
-One file a command; what commands share is in :mod:`.app`, :mod:`.options` and :mod:`.parsing`. No logic is here: what
-the command line can do, Python can.
+One file a command; what commands share is in :mod:`.app`, :mod:`.groups`, :mod:`.options` and :mod:`.parsing`, what
+they write in :mod:`.writing`, how they end in :mod:`.ending`. No logic is here: what the command line can do, Python
+can.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 from onnxlowrank.cli import analyze, cache, compare, optimize, profile, schema, sweep
-from onnxlowrank.cli.app import BAD_INPUT, INTERRUPTED, app
+from onnxlowrank.cli.app import app
+from onnxlowrank.cli.ending import BAD_INPUT, Ending
 from onnxlowrank.errors import OnnxLowRankError
+from onnxlowrank.text import printable
 
 __all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "schema", "sweep"]
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
-    _own_stdout()
+    """Run the command line; bad input ends in a code, one sentence on standard error, and exit code 2."""
+    with Ending() as ending:
+        _run(ending)
+
+
+def _run(ending: Ending) -> None:
     try:
-        app()
+        app(obj=ending)
     except OnnxLowRankError as error:
-        sentence = " ".join(str(error).split())
-        print(f"onnxlowrank: {sentence}{'' if sentence.endswith('.') else '.'}", file=sys.stderr)
+        sentence = printable(" ".join(str(error).split()))
+        print(f"error[{error.code}]: {sentence}{'' if sentence.endswith('.') else '.'}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # so typer ends on Ctrl-C, without a word
-            print("onnxlowrank: interrupted, nothing was written.", file=sys.stderr)
-        raise
-
-
-def _own_stdout() -> None:
-    """Leave standard output to Python, for machines to read: what libraries print past it goes to standard error.
-
-    HiGHS prints a line now and then though it is told to be silent (jump-dev/HiGHS.jl, issue 312).
-    """
-    out = sys.stdout
-    if out is not None:  # it may be closed
-        own = os.dup(1)
-        os.dup2(2, 1)
-        sys.stdout = os.fdopen(own, "w", 1 if out.isatty() else -1, encoding=out.encoding, errors=out.errors)

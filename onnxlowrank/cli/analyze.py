@@ -25,6 +25,7 @@ Example:
 @app.command(epilog=EXAMPLE)
 @with_groups
 def analyze(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The network, an ONNX file.", metavar="MODEL", readable=False)],
     *,
     calibration: Calibration = None,
@@ -35,7 +36,7 @@ def analyze(
     output: ReportOptions,
 ) -> None:
     """Show what a network has to give: spectra of its responses, suitable passes, error against cost."""
-    output.begin([model])
+    output.begin(context, [model], {"--calibration": calibration})
     with bars(output.verbose) as progress:
         found = run(
             model,

@@ -18,8 +18,6 @@ from onnxlowrank.progress import Advance
 
 _LOG = logging.getLogger(__name__)
 
-BAD_INPUT, NOT_REACHED, INTERRUPTED = 2, 3, 130
-
 app = typer.Typer(
     help="Makes trained ONNX networks faster in onnxruntime by low-rank decomposition, without training.",
     no_args_is_help=True,

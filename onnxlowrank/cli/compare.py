@@ -9,8 +9,8 @@ import typer
 
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Seed, Shape, this_command
-from onnxlowrank.cli.parsing import counts, names, shape
+from onnxlowrank.cli.options import Measures, Merit, Seed, Shape, this_command
+from onnxlowrank.cli.parsing import counts, measures, names, shape
 from onnxlowrank.report.compare import comparison_report
 from onnxlowrank.studies.compare import compare as run
 
@@ -29,6 +29,7 @@ the labels (None without): it returns a number.
 @app.command(epilog=EXAMPLE)
 @with_groups
 def compare(
+    context: typer.Context,
     models: Annotated[
         list[Path], typer.Argument(help="ONNX files; the first is what the others are compared with.", readable=False)
     ],
@@ -40,9 +41,8 @@ def compare(
         ),
     ] = None,
     shape_: Shape = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Also compare what this function returns.", metavar="MODULE:FUNCTION")
-    ] = None,
+    metric: Merit = None,
+    measured: Measures = None,
     provider: Annotated[str, typer.Option(help="One or more, e.g. cpu,cuda,cuda:use_tf32=0.")] = "cpu",
     threads: Annotated[str, typer.Option(help="Numbers of threads, e.g. 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Samples an input, e.g. 1,8; the first input's own by default.")] = "",
@@ -52,7 +52,7 @@ def compare(
     output: ReportOptions,
 ) -> None:
     """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
-    output.begin(models)
+    output.begin(context, models, {"--inputs": inputs, "--metric": metric})
     with bars(output.verbose) as progress:
         found = run(
             models,
@@ -60,6 +60,7 @@ def compare(
             shapes=dict(shape(text) for text in shape_ or ()),
             preprocess=images.read(),
             metric=metric,
+            outputs=measures(measured or ()),
             providers=names(provider),
             threads=counts("--threads", threads),
             batches=counts("--batch", batch) if batch else (),

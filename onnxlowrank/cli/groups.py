@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -15,13 +15,13 @@ import typer
 
 from onnxlowrank.cli.app import console
 from onnxlowrank.cli.parsing import numbers, size
+from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.errors import OptionError
-from onnxlowrank.graph.load import check_destination, write_atomically
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.report.content import Report
-from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.markdown import markdown
 from onnxlowrank.report.terminal import print_report
+from onnxlowrank.text import printable
 
 Html = Annotated[
     Path | None, typer.Option(help="Also write the report as one HTML file.", metavar="PATH", readable=False)
@@ -65,31 +65,54 @@ class ReportOptions:
     html: Html = None
     verbose: Verbose = False
 
-    def begin(self, models: Sequence[Path]) -> None:
-        """Start the log; refuse what cannot be shown, or written without loss of a model, before the work begins."""
+    def begin(
+        self,
+        context: typer.Context,
+        models: Sequence[Path],
+        data: Mapping[str, str | None],
+        kept: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Start the log; refuse what cannot be shown, or written without loss of an input, before the work begins.
+
+        Args:
+            context: Of the command.
+            models: The networks that are read.
+            data: By option, from where else the command reads.
+            kept: What else the command is to write.
+        """
         start_log(self.verbose)
         if self.as_json and self.as_markdown:
             raise OptionError("--json and --markdown both print the report; give one of them")
-        if self.html is not None:
-            for model in models:
-                check_destination(model, self.html)
+        begin_writing(context, {**(kept or {}), "--html": self.html}, models, data)
 
     def show(self, report: Report, values: dict[str, Any]) -> None:
-        """Print a report in the form asked for, and write it as HTML if that is asked for too."""
-        if self.html is not None:
-            write_atomically(self.html, to_html(report).encode())
-        if self.as_json:
-            print(json.dumps(values, indent=2))
-        elif self.as_markdown:
-            print(markdown(report), end="")
-        else:
-            print_report(report, console())
+        """Write a report as HTML if that is asked for, and print it in the form asked for."""
+
+        def show() -> None:
+            if self.as_json:
+                print(json.dumps(values, indent=2))
+            elif self.as_markdown:
+                print(markdown(report), end="")
+            else:
+                print_report(report, console())
+
+        write_and_show([(self.html, lambda: as_html(report))], show)
 
 
 def start_log(verbose: bool) -> None:
     """Log to standard error."""
     level, form = logging.INFO if verbose else logging.WARNING, "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=level, format=form, datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable(form, "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """Writes names as they may be shown in a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import NOT_REACHED, app, bars, console
+from onnxlowrank.cli.app import app, bars, console
+from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
-from onnxlowrank.cli.options import Calibration, Passes, Provider, this_command
-from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, names, quantity
-from onnxlowrank.errors import OptionError
-from onnxlowrank.graph.load import check_destination, write_atomically
+from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
+from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
+from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
+from onnxlowrank.destinations import OUTPUT
 from onnxlowrank.pipeline import optimize as run
-from onnxlowrank.report.html import html as to_html
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
+from onnxlowrank.text import printable
 
 EXAMPLE = """
 Example:
@@ -27,13 +27,15 @@ Example:
   onnxlowrank optimize models/vgg_cifar10.onnx fast.onnx \\
       --speedup 2 --calibration models/cifar10_calibration.npz
 
-Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written).
+Exit code: 0 the goal was reached, 3 it was not (the best network is written), 2 bad input (nothing is written),
+4 OUTPUT is written but not all the rest, 128 + n signal n came first (130 is Ctrl-C); a line says what was written.
 """
 
 
 @app.command(epilog=EXAMPLE)
 @with_groups
 def optimize(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     output: Annotated[Path, typer.Argument(help="Where to write the faster one.", metavar="OUTPUT", readable=False)],
     *,
@@ -52,7 +54,10 @@ def optimize(
         ),
     ] = None,
     max_macs: Annotated[
-        str | None, typer.Option(help="Goal: at most so many multiply-accumulates, e.g. 500M.", metavar="COUNT")
+        str | None,
+        typer.Option(
+            help="Goal: at most so many multiply-accumulates a sample in the whole network, e.g. 500M.", metavar="COUNT"
+        ),
     ] = None,
     max_size: Annotated[
         str | None, typer.Option(help="Goal: a file of at most this size, e.g. 20MB.", metavar="SIZE")
@@ -64,6 +69,9 @@ def optimize(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
     ] = None,
+    shape_: Shape = None,
+    metric: Merit = None,
+    measured: Measures = None,
     images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
@@ -89,7 +97,7 @@ def optimize(
             "uniform: all layers cut alike."
         ),
     ] = "exact",
-    metric: Annotated[
+    kernel_metric: Annotated[
         str, typer.Option(help="Of kernel errors, before the refit to responses: data, frobenius or mahalanobis.")
     ] = "data",
     linear: Annotated[bool, typer.Option("--linear", help="Fit before the activations, not through them.")] = False,
@@ -105,14 +113,8 @@ def optimize(
 ) -> None:
     """Write a network that runs faster in onnxruntime, at almost the same accuracy: give one goal."""
     start_log(verbose)
-    written = {"OUTPUT": output, "--report": report, "--html": html}
-    taken: dict[str, str] = {}
-    for option, path in written.items():
-        if path is not None:
-            check_destination(model, path)
-            other = taken.setdefault(os.path.realpath(path), option)
-            if other != option:
-                raise OptionError(f"{option} {path} is what {other} names too; choose another path")
+    written = {OUTPUT: output, "--report": report, "--html": html}
+    begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
     with bars(verbose) as progress:
         result = run(
@@ -134,18 +136,22 @@ def optimize(
             exclude=exclude or (),
             ranks=dict(by_hand(text) for text in rank or ()),
             selection=selection,
+            shapes=dict(shape(text) for text in shape_ or ()),
             metric=metric,
+            outputs=measures(measured or ()),
+            kernel_metric=kernel_metric,
             nonlinear=not linear,
             asymmetric=not symmetric,
             seed=seed,
             progress=progress,
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())
-    print_report(shown, console())
-    print(f"written: {output} ({result.seconds:.0f} s)")
-    if report is not None:
-        write_atomically(report, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
-    if html is not None:
-        write_atomically(html, to_html(shown).encode())
+
+    def show() -> None:
+        print_report(shown, console())
+        print(f"written: {printable(str(output))} ({result.seconds:.0f} s)")
+
+    as_json = f"{json.dumps(result.to_dict(), indent=2)}\n".encode()
+    write_and_show([(report, lambda: as_json), (html, lambda: as_html(shown))], show)
     if not result.reached:
         raise typer.Exit(NOT_REACHED)

@@ -30,6 +30,26 @@ Shape = Annotated[
 ]
 
 
+Measures = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        help="How an output is measured: classes, values or ignore; a name alone counts, and outputs not named then do "
+        "not. By default classes where a Softmax or labels say so; may be repeated.",
+        metavar="NAME[=MEASURE]",
+    ),
+]
+Merit = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="Also compare what this function makes of the outputs (a list with a dictionary of arrays by name for "
+        "every input) and the labels; more is better.",
+        metavar="MODULE:FUNCTION",
+    ),
+]
+
+
 def this_command() -> str:
     """Return the command line that is running, to be repeated."""
     return shlex.join(["onnxlowrank", *sys.argv[1:]])

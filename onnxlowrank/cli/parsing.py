@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.plan.manual_ranks import ManualRank
@@ -55,19 +55,29 @@ def size(option: str, text: str | None) -> tuple[int, int] | None:
     return sizes[0], sizes[-1]
 
 
+def measures(texts: Sequence[str]) -> dict[str, str]:
+    """Return how outputs are measured, of texts like ``scores=classes`` or ``boxes``."""
+    found = {}
+    for text in texts:
+        name, separator, kind = text.rpartition("=")
+        found[name if separator else text] = kind if separator else "auto"
+    return found
+
+
 TIMES = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
-COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
-SIZES = {"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SIZES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def quantity(option: str, text: str | None, units: Mapping[str, float]) -> float | None:
-    """Return a number with one of the units, in the smallest."""
+    """Return a number with one of the units, in the smallest; no two differ in case alone, so ``40k`` is ``40K``."""
     if text is None:
         return None
+    factors = {unit.lower(): factor for unit, factor in units.items()}
     number = text.strip().rstrip(string.ascii_letters)
     unit = text.strip()[len(number) :]
     try:
-        return float(number) * units[unit]
+        return float(number) * factors[unit.lower()]
     except (ValueError, KeyError):
         known = ", ".join(filter(None, units))
         raise OptionError(f"{option} {text} is not understood; write a number and one of {known}") from None

@@ -25,6 +25,7 @@ Example:
 @app.command(epilog=EXAMPLE)
 @with_groups
 def profile(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The network, an ONNX file.", metavar="MODEL", readable=False)],
     *,
     inputs: Annotated[
@@ -39,7 +40,7 @@ def profile(
     output: ReportOptions,
 ) -> None:
     """Show where a network spends its time, by its own names of nodes, and how much of it is arithmetic."""
-    output.begin([model])
+    output.begin(context, [model], {"--inputs": inputs})
     found = run(
         model,
         inputs=inputs,

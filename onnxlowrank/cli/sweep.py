@@ -9,9 +9,11 @@ import typer
 
 from onnxlowrank.cli.app import app, bars
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Calibration, Passes, Provider, Seed, this_command
-from onnxlowrank.cli.parsing import names, numbers
+from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Seed, Shape, this_command
+from onnxlowrank.cli.parsing import measures, names, numbers, shape
+from onnxlowrank.cli.writing import expect
 from onnxlowrank.report.sweep import sweep_report
+from onnxlowrank.studies.sweep import files_of
 from onnxlowrank.studies.sweep import sweep as run
 
 EXAMPLE = """
@@ -28,6 +30,7 @@ Interrupted, it goes on where it stopped when it is run again.
 @app.command(epilog=EXAMPLE)
 @with_groups
 def sweep(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The trained network, an ONNX file.", metavar="MODEL", readable=False)],
     *,
     folder: Annotated[
@@ -38,6 +41,9 @@ def sweep(
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare all networks on.", metavar="PATH")
     ] = None,
+    shape_: Shape = None,
+    metric: Merit = None,
+    measured: Measures = None,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
     passes: Passes = None,
@@ -49,15 +55,22 @@ def sweep(
     output: ReportOptions,
 ) -> None:
     """Optimise to several speed-ups: accuracy against measured speed-up, as a table and a curve."""
-    output.begin([model])
+    speedups = numbers("--speedup", speedup) or ()
+    points = files_of(folder, speedups)
+    data = {"--calibration": calibration, "--evaluate": evaluate}
+    output.begin(context, [model], data, points if folder.is_dir() else None)
+    expect(context, points.values())
     with bars(output.verbose) as progress:
         found = run(
             model,
             folder,
-            speedups=numbers("--speedup", speedup) or (),
+            speedups=speedups,
             calibration=calibration,
             evaluate=evaluate,
             preprocess=images.read(),
+            shapes=dict(shape(text) for text in shape_ or ()),
+            metric=metric,
+            outputs=measures(measured or ()),
             provider=provider,
             threads=threads,
             passes=None if passes is None else names(passes),

@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlowrank.decompose.precision import squarable
+
 _BATCH = 1024  # rows taken in together: products of fewer are slow, and so is adding each to a large Gram matrix
 
 
 class Moments:
-    """Accumulates count, sum and Gram matrix of rows ``[n, channels]``; products in float32, sums in float64."""
+    """Accumulates count, sum and Gram matrix of rows ``[n, channels]``; products in float32, sums in float64.
+
+    Rows whose products float32 cannot hold are multiplied in float64.
+    """
 
     def __init__(self, channels: int) -> None:
         self.count = 0
@@ -38,7 +43,7 @@ class Moments:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        rows = np.concatenate(self._waiting)
+        rows = squarable(np.concatenate(self._waiting))
         self._waiting.clear()
         self._fill = 0
         self._sum += rows.sum(axis=0, dtype=np.float64)

@@ -81,12 +81,14 @@ def greedy_terms(
         tolerance: Stop a term when a sweep adds less than this share to its squared norm.
     """
     residual = np.array(tensor.transpose(0, 2, 1), np.float64, order="C")  # [F, T, C], a copy
+    _, exponent = np.frexp(np.abs(residual).max(initial=0))
     found = []
     for k in range(rank):
-        rough = residual.astype(np.float32)  # enough to choose a term by; its last update is in double precision
+        # Enough to choose a term by, its scale aside; its last update is in double precision.
+        rough = np.ldexp(residual, -exponent).astype(np.float32)
         inputs, taps = _guesses(rough)
         if start is not None and k < start.rank:
-            inputs = np.column_stack([inputs, start.factors[1][:, k]])
+            inputs = np.column_stack([inputs, np.ldexp(start.factors[1][:, k], -exponent)])
             taps = np.column_stack([taps, start.factors[2][:, k]])
         inputs, taps = _best_of(rough, inputs.astype(np.float32), taps.astype(np.float32), sweeps, tolerance)
         updated = _updated(residual, inputs.astype(np.float64), taps.astype(np.float64))

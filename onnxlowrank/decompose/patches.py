@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlowrank.decompose.precision import squarable
+
 _BATCH = 1024  # rows taken in together: products of fewer are slow, and so is adding each to a large Gram matrix
 
 LARGEST_COVARIANCE = 2400
@@ -15,7 +17,7 @@ filters 3 GFLOP; twice the length costs four times both. 256 input maps under a 
 class PatchMoments:
     """Accumulates the moments of patches ``x [n, C * T]``, where column ``c * T + t`` is tap ``t`` of input map ``c``.
 
-    Products are in float32, sums in float64.
+    Products are in float32, or float64 where that cannot hold them; sums are in float64.
     """
 
     def __init__(self, channels: int, taps: int) -> None:
@@ -37,7 +39,7 @@ class PatchMoments:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        rows, channels, taps = np.concatenate(self._waiting), *self._sum.shape
+        rows, channels, taps = squarable(np.concatenate(self._waiting)), *self._sum.shape
         self._waiting.clear()
         patches = rows.reshape(-1, channels, taps)
         by_input = patches.transpose(0, 2, 1).reshape(-1, channels)

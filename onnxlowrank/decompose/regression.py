@@ -30,14 +30,16 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.precision import squarable
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 from onnxlowrank.parallel import in_parallel
 
-Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
 _FLOOR = 1e-3  # of what the ridge weighs on average, where by ``spread`` features do not vary
+_TINY = 2.0**-330  # variance of features that do not vary
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
 _PARTS = 8  # that may be computed at once; always as many, so that sums do not depend on the number of cores
 
@@ -50,11 +52,10 @@ class LowRankMap:
     right: Float64Array
     bias: Float64Array
 
-    def __call__(self, features: Float32Array) -> Float32Array:
+    def __call__(self, features: FloatArray) -> FloatArray:
         """Return the predictions ``[n, F]`` for features ``[n, p]``."""
-        hidden = features @ self.right.astype(np.float32)
-        predicted: Float32Array = hidden @ self.left.T.astype(np.float32) + self.bias.astype(np.float32)
-        return predicted
+        right, left, bias = (part.astype(features.dtype) for part in (self.right, self.left, self.bias))
+        return features @ right @ left.T + bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +69,18 @@ class Samples:
         activation: ``r(.)``.
     """
 
-    features: Float32Array
-    target: Float32Array
-    shortcut: Float32Array | None = None
+    features: FloatArray
+    target: FloatArray
+    shortcut: FloatArray | None = None
     activation: Activation = IDENTITY
+
+    def squarable(self) -> Samples:
+        """Return the samples, all in float64 where float32 cannot hold products of some."""
+        given = [one for one in (self.features, self.target, self.shortcut) if one is not None]
+        if all(squarable(one) is one for one in given):
+            return self
+        features, target, *shortcut = (one.astype(np.float64) for one in given)
+        return Samples(features, target, shortcut[0] if shortcut else None, self.activation)
 
     def part(self, columns: IntArray, outputs: IntArray) -> Samples:
         """Return the samples of some features and some responses."""
@@ -98,8 +107,9 @@ def fit_low_rank(
         nonlinear: Whether ``r`` is taken into account; without, responses are compared before it (Eq. 4, 7).
         spread: ``R R' [p, p]`` up to a factor; the identity when None.
     """
+    samples = samples.squarable()
     mean = samples.features.mean(axis=0, dtype=np.float64)
-    centred = samples.features - mean.astype(np.float32)
+    centred = samples.features - mean.astype(samples.features.dtype)
     regression = _Regression(centred, prior, ridge, spread)
     fitted = regression.solve(*_linear_cross(centred, samples), rank)
     if nonlinear and samples.activation is not IDENTITY:
@@ -113,13 +123,13 @@ class _Regression:
     """Reduced-rank regression on one set of centred features; the factorisation of their Gram matrix is kept."""
 
     def __init__(
-        self, centred: Float32Array, prior: Float64Array | None, ridge: float, spread: Float64Array | None
+        self, centred: FloatArray, prior: Float64Array | None, ridge: float, spread: Float64Array | None
     ) -> None:
         features = centred.shape[1]
         gram = np.zeros((features, features))
         for rows in _blocks(len(centred)):
             gram += centred[rows].T @ centred[rows]
-        scale = max(float(np.trace(gram)) / features, np.finfo(np.float32).tiny)
+        scale = max(float(np.trace(gram)) / features, _TINY)
         if spread is None or not np.trace(spread) > 0:
             gram[np.diag_indices(features)] += ridge * scale
         else:
@@ -151,7 +161,7 @@ class _Regression:
         return LowRankMap(left, right, offset)
 
 
-def _linear_cross(centred: Float32Array, samples: Samples) -> tuple[Float64Array, Float64Array]:
+def _linear_cross(centred: FloatArray, samples: Samples) -> tuple[Float64Array, Float64Array]:
     """Return ``f'y [p, F]`` and the mean of ``y [F]``, the shortcut taken off the target."""
     cross = np.zeros((centred.shape[1], samples.target.shape[1]))
     total = np.zeros(samples.target.shape[1])
@@ -163,7 +173,7 @@ def _linear_cross(centred: Float32Array, samples: Samples) -> tuple[Float64Array
 
 
 def _nonlinear_cross(
-    centred: Float32Array, samples: Samples, value: Float32Array, fitted: LowRankMap, penalty: float
+    centred: FloatArray, samples: Samples, value: FloatArray, fitted: LowRankMap, penalty: float
 ) -> tuple[Float64Array, Float64Array]:
     """Return ``f'z [p, F]`` and the mean of ``z [F]``, with the ``z`` that solve Eq. 9 around the current fit."""
 

@@ -1,35 +1,29 @@
-"""How far the outputs of two networks differ, and, for classifiers, how often they agree and are right."""
+"""How far the outputs of two networks differ, each in its own measure, and how sure that is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from onnxlowrank.errors import ModelError
-from onnxlowrank.evaluate.classes import class_agreement, class_scores, divergence, is_scores
-from onnxlowrank.graph.layer import FloatArray
+from onnxlowrank.evaluate.differences import (
+    JudgedDifference,
+    JudgedSums,
+    OutputDifference,
+    OutputSums,
+    relative_error_of,
+)
+from onnxlowrank.evaluate.figure_of_merit import Merit
+from onnxlowrank.evaluate.intervals import Interval, bootstrap_interval
+from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """How far one output of two networks differs.
-
-    Attributes:
-        name: Of the output.
-        largest: Largest absolute difference of any value.
-        relative_error: ``|b - a| / |a|``, Frobenius norms.
-    """
-
-    name: str
-    largest: float
-    relative_error: float
 
 
 @dataclass(frozen=True)
@@ -39,96 +33,142 @@ class Agreement:
     Attributes:
         inputs: Number of samples compared.
         source: Where they come from.
-        largest_difference: Largest absolute difference of any output value.
-        relative_error: ``|b - a| / |a|`` over all outputs, Frobenius norms.
-        top1_agreement: Share of samples with the same largest class; None when the first output is no ``[N, classes]``.
+        largest_difference: Largest absolute difference of any value the networks are judged by; None where nothing
+            could be compared.
+        relative_error: ``|b - a| / |a|`` over all of these, Frobenius norms; None likewise.
+        error_interval: Of the relative error: 95 %, bootstrapped over the samples.
+        top1_agreement: Share of samples with the same largest class; None without class scores.
+        top1_interval: Of that share: 95 %, exact where a sample has one row of scores.
         divergence: Mean Kullback-Leibler divergence of the class probabilities, ``KL(a, b)`` in nats; None likewise.
         accuracy: Top-1 accuracy of either network; None without labels.
+        drop_interval: Of what was lost of the classes: 95 %, paired.
         top5_agreement: Share of samples whose largest class is among the five largest of the second network; None where
             there are no more than five classes.
         top5_accuracy: Top-5 accuracy of either network; None likewise, and without labels.
         outputs: The outputs one by one.
+        judged: What they are judged by.
+        merit: What the user's metric makes of either network.
+        not_compared: Why nothing could be compared; empty where something was.
     """
 
     inputs: int
     source: str
-    largest_difference: float
-    relative_error: float
+    largest_difference: float | None
+    relative_error: float | None
+    error_interval: Interval | None = None
     top1_agreement: float | None = None
+    top1_interval: Interval | None = None
     divergence: float | None = None
     accuracy: tuple[float, float] | None = None
+    drop_interval: Interval | None = None
     top5_agreement: float | None = None
     top5_accuracy: tuple[float, float] | None = None
     outputs: tuple[OutputDifference, ...] = ()
+    judged: tuple[JudgedDifference, ...] = ()
+    merit: Merit | None = None
+    not_compared: str = ""
 
     @property
     def drop(self) -> float:
-        """Points of accuracy that were lost; without labels, per cent of the samples whose class is another one now.
+        """What was lost: of the user's metric, or else points of accuracy, or without labels per cent of other classes.
 
         It is not a number where the outputs are no classes.
         """
+        if self.merit is not None:
+            return self.merit.before - self.merit.after
         if self.accuracy is not None:
             return 100 * (self.accuracy[0] - self.accuracy[1])
         return math.nan if self.top1_agreement is None else 100 * (1 - self.top1_agreement)
 
+    @property
+    def largest_drop(self) -> float:
+        """The upper end of the interval of :attr:`drop`; not a number where there is none."""
+        interval = self.drop_interval if self.merit is None else self.merit.drop_interval
+        return math.nan if interval is None else interval[1]
 
-def compare_outputs(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Inputs, advance: Advance) -> Agreement:
+
+def compare_outputs(
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    inputs: Inputs,
+    advance: Advance,
+    measures: Sequence[Measure] | None = None,
+    inside: tuple[onnx.ModelProto, onnx.ModelProto] | None = None,
+) -> Agreement:
     """Run both networks over the inputs and compare their outputs.
+
+    Args:
+        before: The first network.
+        after: The second one.
+        inputs: Sample inputs of both.
+        advance: Told of every feed.
+        measures: How outputs are measured; None asks the first network.
+        inside: Both networks with the measured tensors that are no outputs as outputs; without, these are not compared.
 
     Raises:
         ModelError: If an output of the second network is not finite where the first one's is.
     """
-    sessions = [open_session(model, all_threads()) for model in (before, after)]
-    names = [value.name for value in sessions[0].get_outputs()]
-    sums: dict[str, _Sums] = {}
-    firsts: list[tuple[object, object]] = []
+    if measures is None:
+        measures = measures_of(before, inputs.labels is not None)
+    pairs = [_Pair(before, after)] + ([] if inside is None else [_Pair(*inside)])
+    outputs = {name: OutputSums(name) for name in pairs[0].names}
+    judged = {one.tensor: JudgedSums(one, inputs.batch) for one in measures}
     for feeds in inputs:
         with running(feeds):
-            a, b = (session.run(names, feeds) for session in sessions)
-        for name, one, other in zip(names, a, b, strict=True):
-            if not isinstance(one, np.ndarray) or not np.issubdtype(one.dtype, np.floating):
-                continue
-            if one.shape != other.shape:
-                raise ModelError(f"output {name} became {other.shape} in the optimised model, it was {one.shape}")
-            if not np.isfinite(other[np.isfinite(one)]).all():
-                raise ModelError(f"output {name} of the optimised model is not finite on {inputs.description}")
-            sums.setdefault(name, _Sums()).add(one, other)
-        firsts.append((a[0], b[0]) if is_scores(a[0]) else (None, None))  # others may be large
+            found = {name: values for pair in pairs for name, values in pair.run(feeds).items()}
+        for name, (one, other) in found.items():
+            if name in outputs:
+                outputs[name].add(one, other, inputs.description)
+            if name in judged:
+                judged[name].add(one, other)
         advance(1)
-    everything = _Sums.of(sums.values())
-    found = Agreement(
+    compared = [one for one in judged.values() if one.parts]
+    differences = tuple(one.result() for one in judged.values())
+    squares = np.concatenate([one.squares for one in compared]) if compared else np.zeros((0, 2))
+    return Agreement(
         len(inputs) * inputs.batch,
         inputs.description,
-        everything.largest,
-        everything.relative_error,
-        outputs=tuple(OutputDifference(name, one.largest, one.relative_error) for name, one in sums.items()),
+        max((one.largest for one in compared), default=None),
+        relative_error_of(squares) if compared else None,
+        error_interval=_error_interval([one.squares for one in compared]),
+        outputs=tuple(one.result() for one in outputs.values()),
+        judged=differences,
+        not_compared="" if compared else _why_nothing(judged, list(outputs)),
+        **_classes(compared, inputs),
     )
-    one, other = (class_scores([pair[side] for pair in firsts]) for side in (0, 1))
-    if one is None or other is None:
-        return found
-    labels = inputs.labels.ravel() if inputs.labels is not None and inputs.labels.size == len(one) else None
-    return replace(found, divergence=divergence(one, other), **class_agreement(one, other, labels))
 
 
-@dataclass
-class _Sums:
-    """What the differences of an output add up from."""
+def _classes(compared: Sequence[JudgedSums], inputs: Inputs) -> dict[str, Any]:
+    """Return what there is to say of the first class scores."""
+    scores = next((one.classes for one in compared if one.classes is not None), None)
+    return {} if scores is None else scores.agreement(None if inputs.labels is None else inputs.labels.ravel())
 
-    largest: float = 0.0
-    difference: float = 0.0
-    norm: float = 0.0
 
-    def add(self, one: FloatArray, other: FloatArray) -> None:
-        delta = np.abs(other.astype(np.float64) - one)
-        self.largest = max(self.largest, float(delta.max(initial=0)))
-        self.difference += float((delta**2).sum())
-        self.norm += float((one.astype(np.float64) ** 2).sum())
+def _why_nothing(judged: dict[str, JudgedSums], outputs: list[str]) -> str:
+    if judged:
+        return f"the second network has no tensor {', '.join(judged)}, which the outputs are judged by"
+    return f"no tensor of real numbers decides the outputs {', '.join(outputs)}"
 
-    @property
-    def relative_error(self) -> float:
-        return float((self.difference / self.norm) ** 0.5) if self.norm else 0.0
 
-    @classmethod
-    def of(cls, parts: Collection[_Sums]) -> _Sums:
-        largest = max((part.largest for part in parts), default=0.0)
-        return cls(largest, sum(part.difference for part in parts), sum(part.norm for part in parts))
+class _Pair:
+    """The same outputs of two networks."""
+
+    def __init__(self, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+        self._sessions = [open_session(model, all_threads()) for model in (before, after)]
+        self.names = [value.name for value in self._sessions[0].get_outputs()]
+        self._wanted = [{value.name for value in session.get_inputs()} for session in self._sessions]
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, tuple[object, object]]:
+        one, other = (
+            session.run(self.names, {name: value for name, value in feeds.items() if name in wanted})
+            for session, wanted in zip(self._sessions, self._wanted, strict=True)
+        )
+        return {name: pair for name, *pair in zip(self.names, one, other, strict=True)}  # type: ignore[misc]
+
+
+def _error_interval(parts: Sequence[NDArray[np.float64]]) -> Interval | None:
+    """Return the interval of the relative error over all judged tensors, where they have the same samples."""
+    if not parts or len({len(one) for one in parts}) > 1 or len(parts[0]) < 2:
+        return None
+    together = np.sum(parts, axis=0)
+    return bootstrap_interval(lambda chosen: relative_error_of(together[chosen]), len(together))

@@ -14,12 +14,13 @@ class Drafts:
     """Drafts by candidate, whatever energy it is predicted to keep.
 
     Attributes:
-        applicable: For every layer that may be rewritten, the passes that suit it, by their names.
+        applicable: For every layer that may be rewritten, and has statistics, the passes that suit it, by their names.
         statistics: What calibration found out about these layers.
     """
 
     def __init__(self, applicable: Mapping[str, Mapping[str, Pass]], statistics: Mapping[str, Statistics]) -> None:
-        self.applicable, self.statistics = applicable, statistics
+        self.applicable = {name: passes for name, passes in applicable.items() if name in statistics}
+        self.statistics = statistics
         self._made: dict[_Key, Draft] = {}
 
     def of(self, layer: Layer, candidate: Candidate) -> Draft:

@@ -7,19 +7,19 @@ from itertools import takewhile
 
 import numpy as np
 
+from onnxlowrank.calibrate.capture import Rows
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
-from onnxlowrank.calibrate.statistics import Calibration, feature_probe
+from onnxlowrank.calibrate.statistics import Calibration, feature_probe, place_probe
 from onnxlowrank.decompose.regression import Samples
+from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
-
-_FEATURES, _SHORTCUT = "onnxlowrank::features", "onnxlowrank::shortcut"
 
 ChooseLowering = Callable[[Layer, Chain], Sequence[str]]
 """Chooses how the links of a chain are lowered."""
@@ -55,10 +55,13 @@ class Fitter:
         """
         self._calibration, self._drafts, self._lowering = calibration, drafts, lowering
         self._nonlinear, self._asymmetric = nonlinear, asymmetric
-        self._fitted: dict[Candidate, Chain] = {}
+        self._fitted: dict[Candidate, Chain | None] = {}
 
     def fit(self, plan: Plan, progress: Progress) -> dict[str, Chain]:
-        """Return the chains of a plan, fitted from the input of the network to its output."""
+        """Return the chains of a plan, fitted from the input of the network to its output.
+
+        A layer has none if its chain, or what that is fitted on, would not be finite in float32.
+        """
         chosen = [plan[layer.name] for layer in self._calibration.layers if plan[layer.name].method != KEEP]
         reused = self._reusable(chosen)
         self._drafts.keep_only(chosen)
@@ -74,7 +77,9 @@ class Fitter:
             if candidate not in self._fitted:
                 self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, prefix_cache, advance)
                 advance(1)
-            chains[candidate.layer] = self._fitted[candidate]
+            chain = self._fitted[candidate]
+            if chain is not None:
+                chains[candidate.layer] = chain
         return chains
 
     def _reusable(self, chosen: Sequence[Candidate]) -> list[Candidate]:
@@ -91,21 +96,52 @@ class Fitter:
         before: Mapping[str, Chain],
         prefix_cache: PrefixCache,
         advance: Advance,
-    ) -> Chain:
-        """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before."""
+    ) -> Chain | None:
+        """Return the chain of a candidate, fitted on what the network gives with chains in place of layers before.
+
+        There is none if that is not finite.
+        """
         about, method = self._calibration, self._calibration.applicable[layer.name][candidate.method]
         draft = self._drafts.of(layer, candidate)
-        probes = [feature_probe(_FEATURES, draft.features, layer)]
-        if layer.shortcut is not None:
-            probes.append(Probe(_SHORTCUT, layer.shortcut, not layer.is_conv))
+        if not draft.chain.is_finite:
+            return None
+        ending = unused_ending(about.model, "::onnxlowrank")
+        probes: list[Probe] = []
+        for number, place in enumerate(layer.places):
+            probes.append(feature_probe(f"features{number}{ending}", draft.features, layer, place))
+            if place.shortcut is not None:
+                probes.append(place_probe(f"shortcut{number}{ending}", place.shortcut, layer))
         prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
-        rows = prefix_cache.sample(prefix, probes, layer.input, advance)
-        samples = Samples(
-            features=np.concatenate([row[_FEATURES] for row in rows]),
-            target=about.preactivations.read(layer.name),
-            shortcut=None if layer.shortcut is None else np.concatenate([row[_SHORTCUT] for row in rows]),
-            activation=layer.activation,
-        )
+        try:
+            rows = prefix_cache.sample(prefix, probes, layer.input, advance)
+        except NotFiniteError:
+            return None
+        samples = _samples(layer, rows, about.preactivations.read(layer.name), ending)
         del rows
-        fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
+        with np.errstate(over="ignore"):
+            fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
+        if not fitted.is_finite:
+            return None
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))
+
+
+def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows, ending: str) -> Samples:
+    """Return what a layer is fitted on: the rows of all places, those of one feed after the other.
+
+    Where some places only have a shortcut, it is zero at the others. Where activations differ, none is accounted for.
+    """
+    features, shortcuts = [], []
+    for one in rows:
+        for number, place in enumerate(layer.places):
+            features.append(one[f"features{number}{ending}"])
+            given = place.shortcut is not None
+            shortcuts.append(
+                one[f"shortcut{number}{ending}"] if given else np.zeros((len(features[-1]), layer.outputs))
+            )
+    has_shortcut = any(place.shortcut is not None for place in layer.places)
+    return Samples(
+        features=np.concatenate(features),
+        target=target,
+        shortcut=np.concatenate(shortcuts, dtype=np.float32) if has_shortcut else None,
+        activation=layer.common_activation,
+    )

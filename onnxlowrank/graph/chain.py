@@ -137,6 +137,16 @@ class Chain:
             total += math.prod(size) * int(step.weight.size)
         return total
 
+    def macs_in(self, layer: Layer) -> int:
+        """Return the multiply-accumulates for one sample in place of ``layer``, at all its places together."""
+        return sum(layer.for_one_sample(self.macs(place.input_shape), place) for place in layer.places)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights and biases are finite."""
+        values = [step.weight for step in self.steps] + ([] if self.bias is None else [self.bias])
+        return all(bool(np.isfinite(one).all()) for one in values)
+
     @property
     def parameters(self) -> int:
         """Number of weights and biases."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +10,20 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxlowrank.graph.channelwise import Array, NotFoldableError
 from onnxlowrank.graph.index import Index
+from onnxlowrank.graph.shared_weights import renamed
 from onnxlowrank.graph.walk import names, reads, rebuild, unique
 
 
 @dataclass(eq=False)
 class Edits:
-    """Changes that belong together: new nodes by position, values of constants, numbers of maps of tensors."""
+    """Changes that belong together: new nodes by position, values of constants, numbers of maps of tensors.
+
+    Constants that are copies are named in ``copies``, each with the one it is a copy of.
+    """
 
     nodes: dict[int, NodeProto] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
 
@@ -99,7 +104,8 @@ class Editor:
         name = node.input[position]
         is_own = name in self._initializers or name in self._changed.values
         if not is_own or len(self.readers[name]) > 1 or name in self.outputs:
-            name = unique(f"{name}/permuted", self._taken | edits.values.keys())
+            source, name = name, unique(f"{name}/permuted", self._taken | edits.values.keys())
+            edits.copies[name] = self._changed.copies.get(source, source)
         edits.values[name] = values
         node.input[position] = name
 
@@ -109,6 +115,7 @@ class Editor:
         for i, node in edits.nodes.items():
             self.nodes[i] = node
         self._changed.values.update(edits.values)
+        self._changed.copies.update(edits.copies)
         self._changed.sizes.update(edits.sizes)
         self._taken.update(edits.values)
         self.readers = {}
@@ -120,9 +127,10 @@ class Editor:
         """Return the model as it is now; value infos that its changes made wrong are gone."""
         graph, values = self._model.graph, self._changed.values
         added = [(name, value) for name, value in values.items() if name not in self._initializers]
+        same = self._equal_copies()
         result = rebuild(
             self._model,
-            nodes=self._alive(),
+            nodes=self._alive(list(renamed(filter(None, self.nodes), same))),
             initializers=[
                 *(_with_values(tensor, values.get(tensor.name)) for tensor in graph.initializer),
                 *(numpy_helper.from_array(value, name) for name, value in added),
@@ -135,11 +143,24 @@ class Editor:
         result.graph.value_info.extend(kept)
         return result
 
-    def _alive(self) -> Iterable[NodeProto]:
-        """Return the nodes without those whose only use was to name constants that nothing reads any more."""
+    def _equal_copies(self) -> dict[str, str]:
+        """Return the copies that became what another copy of the same constant did, or it itself, and that one."""
+        same: dict[str, str] = {}
+        origins: dict[str, list[str]] = {}
+        for name, source in self._changed.copies.items():
+            others = origins.setdefault(source, [source])
+            one = next((one for one in others if np.array_equal(self.constant(one), self.constant(name))), None)
+            if one is None:
+                others.append(name)
+            else:
+                same[name] = one
+        return same
+
+    def _alive(self, nodes: Sequence[NodeProto]) -> Iterable[NodeProto]:
+        """Return ``nodes`` without those whose only use was to name constants that nothing reads any more."""
         alive: list[NodeProto] = []
         used = set(self.outputs)
-        for node in reversed([node for node in self.nodes if node is not None]):
+        for node in reversed(nodes):
             had_readers = all(name in self._index.constants and self._index.readers.get(name) for name in node.output)
             if not had_readers or used.intersection(node.output):
                 alive.append(node)

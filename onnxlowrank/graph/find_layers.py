@@ -9,24 +9,34 @@ from onnx import ModelProto, NodeProto
 
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
+from onnxlowrank.graph.refusals import refusal
 from onnxlowrank.graph.surroundings import activation, residual
+from onnxlowrank.graph.tie import tie
 
 
 def find_layers(model: ModelProto) -> list[Layer]:
-    """Return the layers of a normalised model in graph order, their shapes still empty.
+    """Return the layers of a normalised model in the graph order of their first places, their shapes still empty.
 
     A layer is a Conv over one or two spatial axes, a Gemm with ``transA = 0``, or a MatMul by a matrix on the right
     together with the Add of its bias, if that is all that reads the product. Weight and bias must be float32 and
-    constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. Nodes
-    inside subgraphs are left alone.
+    constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. A weight
+    without a single element is no layer's. Nodes inside subgraphs are left alone. Nodes that read the same weight are
+    one layer with several places, if they have the same bias and attributes as well: see :mod:`onnxlowrank.graph.tie`.
     """
     index = Index.of(model)
-    found = (_find(index, node) for node in index.nodes)
-    return [_with_surroundings(index, layer) for layer in found if layer is not None]
+    found = ((node, _find(index, node)) for node in index.nodes)
+    layers = [
+        (node.input[1], _with_surroundings(index, layer))
+        for node, layer in found
+        if layer is not None and layer.weight.size
+    ]
+    return tie(index, layers)
 
 
 def _find(index: Index, node: NodeProto) -> Layer | None:
-    """Return the layer that begins at ``node``, as if nothing followed it."""
+    """Return the layer that begins at ``node``, as if nothing followed it; None where it is none."""
+    if refusal(index, node) is not None:
+        return None
     if is_standard(node, "Conv"):
         return _conv(index, node)
     if is_standard(node, "Gemm"):
@@ -45,7 +55,7 @@ def _with_surroundings(index: Index, layer: Layer) -> Layer:
 def _conv(index: Index, node: NodeProto) -> Layer | None:
     """Return the layer of a Conv node."""
     weight, bias = index.weights(node.input[1]), _operand(index, node, 2)
-    if weight is None or weight.ndim not in (3, 4) or (bias is None and _has_input(node, 2)):
+    if weight is None:
         return None
     values, axes = attributes(node), weight.ndim - 2
     geometry = Geometry(
@@ -61,22 +71,20 @@ def _gemm(index: Index, node: NodeProto) -> Layer | None:
     """Return the layer of a Gemm node, ``alpha * A @ B + beta * C``."""
     values = attributes(node)
     weight, addend = index.weights(node.input[1]), _operand(index, node, 2)
-    if weight is None or values.get("transA", 0) or (addend is None and _has_input(node, 2)):
+    if weight is None:
         return None
-    weight = np.float32(values.get("alpha", 1.0)) * (weight if values.get("transB", 0) else weight.T)
+    weight, alpha = weight if values.get("transB", 0) else weight.T, np.float32(values.get("alpha", 1.0))
+    weight = weight if alpha == 1 else alpha * weight
     bias = None
     if addend is not None:
-        bias = _row(addend, weight.shape[0])
-        if bias is None:
-            return None
-        bias = np.float32(values.get("beta", 1.0)) * bias
+        bias = np.float32(values.get("beta", 1.0)) * np.broadcast_to(addend.reshape(-1), (weight.shape[0],))
     return _layer(index, node, weight, bias, Geometry())
 
 
 def _matmul(index: Index, node: NodeProto) -> Layer | None:
     """Return the layer of a MatMul node and, if there is one, the Add of its bias."""
     weight = index.weights(node.input[1])
-    if weight is None or weight.ndim != 2 or node.input[0] in index.constants:
+    if weight is None:
         return None
     layer = _layer(index, node, weight.T, None, Geometry())
     position = index.sole_reader(layer.output)
@@ -104,23 +112,9 @@ def _layer(
         output=node.output[0],
         nodes=(node.name,),
         preactivation=node.output[0],
-        shares_weight=index.is_shared(node.input[1]),
     )
 
 
-def _has_input(node: NodeProto, position: int) -> bool:
-    """Return whether the optional input at ``position`` is given."""
-    return len(node.input) > position and bool(node.input[position])
-
-
 def _operand(index: Index, node: NodeProto, position: int) -> FloatArray | None:
-    """Return the constant float32 input at ``position``, or None if it is absent or computed."""
-    return index.weights(node.input[position]) if _has_input(node, position) else None
-
-
-def _row(addend: FloatArray, outputs: int) -> FloatArray | None:
-    """Return Gemm's ``C`` as one row ``[F]``, or None if its rows differ or it does not fit."""
-    row = addend.reshape(-1)
-    if row.size == 1 or (row.size == outputs and addend.shape[-1] == outputs):
-        return np.broadcast_to(row, (outputs,)).copy()
-    return None
+    """Return the constant float32 input at ``position``, or None if it is absent."""
+    return index.weights(node.input[position]) if len(node.input) > position and node.input[position] else None

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxlowrank.graph.load import is_large
+from onnxlowrank.graph.outside import is_large, values
 from onnxlowrank.graph.walk import reads
 
 Shape = tuple[int | None, ...]
@@ -50,7 +50,7 @@ class Index:
     def array(self, name: str) -> NDArray[Any] | None:
         """Return the value of the constant ``name``, or None if that tensor is not constant."""
         tensor = self.constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else values(tensor)
 
     def weights(self, name: str) -> NDArray[np.float32] | None:
         """Return the value of the constant ``name``, or None if that tensor is not constant or not float32."""
@@ -62,12 +62,12 @@ class Index:
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
-    def is_shared(self, name: str) -> bool:
-        """Return whether more than one read is made of the constant ``name``, under whatever of its names."""
+    def uses(self, name: str) -> int:
+        """Return how many reads are made of the constant ``name``, under whatever of its names."""
         tensor = self.constants[name]
         aliases = (alias for alias, other in self.constants.items() if other is tensor)
         readers = (position for alias in aliases for position in self.readers.get(alias, []))
-        return sum(self.nodes[position].op_type != "Identity" for position in readers) > 1
+        return sum(self.nodes[position].op_type != "Identity" for position in readers)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

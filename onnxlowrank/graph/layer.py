@@ -1,14 +1,16 @@
-"""A layer: one Conv, Gemm or MatMul(+Add) node with a constant weight, and what surrounds it."""
+"""A layer: the Conv, Gemm or MatMul(+Add) nodes of one constant weight, and what surrounds each of them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.precision import squarable
 
 FloatArray = NDArray[np.floating]
 
@@ -62,26 +64,61 @@ FLAT = Geometry()
 """The geometry of fully connected layers: no axes."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a network a layer is computed.
+
+    Attributes:
+        input: Name of the tensor the layer reads.
+        output: Name of the tensor it writes: the response ``y``, after the bias, before the activation.
+        nodes: Names of the nodes it consists of, in graph order (a MatMul and its Add, or one node).
+        preactivation: Name of the tensor ``r(.)`` acts on: ``output``, or that of the residual Add behind it.
+        activation: ``r(.)``, what is applied to the preactivation; the identity when the response has other readers.
+        shortcut: Name of the residual Add's other operand, or None.
+        input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
+        output_shape: Likewise for the response.
+    """
+
+    input: str
+    output: str
+    nodes: tuple[str, ...]
+    preactivation: str
+    activation: Activation = IDENTITY
+    shortcut: str | None = None
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its first node, by which chains in its place are called."""
+        return self.nodes[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One layer of a network.
 
+    Nodes that share weight, bias and attributes compute the same function: they are one layer with several places,
+    which is decided on, fitted and written as one (siamese networks, unrolled steps, heads over pyramid levels).
+
     Attributes:
-        name: Name of the node, unique in the graph.
+        name: Name of the (first) node, unique in the graph.
         op: ``Conv``, ``Gemm`` or ``MatMul``.
         weight: ``[F, C/group, *kernel]`` for a Conv; ``[F, C]`` otherwise, with ``transB`` and ``alpha`` applied.
         bias: ``[F]`` (``beta`` applied), or None.
         geometry: Strides, pads and dilations.
         group: Groups of a Conv, otherwise 1.
-        input: Name of the tensor the layer reads.
-        output: Name of the tensor it writes: the response ``y``, after the bias, before the activation.
-        nodes: Names of the nodes the layer consists of, in graph order (a MatMul and its Add, or one node).
-        shares_weight: Whether another node reads the same weight.
-        activation: ``r(.)``, what is applied to the preactivation; the identity when the response has other readers.
-        preactivation: Name of the tensor ``r(.)`` acts on: ``output``, or that of the residual Add behind it.
-        shortcut: Name of the residual Add's other operand, or None.
-        input_shape: Shape of one input as it was run, batch included; empty until the shapes are known.
-        output_shape: Likewise for the response.
+        input: As of the first :class:`Place`; so are all attributes that a place has.
+        output: Likewise.
+        nodes: Likewise.
+        preactivation: Likewise.
+        shares_weight: Whether a node that is no place of the layer reads the same weight.
+        activation: As of the first place.
+        shortcut: Likewise.
+        input_shape: Likewise.
+        output_shape: Likewise.
+        elsewhere: The other places, in graph order.
+        samples: How many samples the input had that it was run on; None for one an entry of its first axis.
     """
 
     name: str
@@ -99,6 +136,29 @@ class Layer:
     shortcut: str | None = None
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
+    elsewhere: tuple[Place, ...] = ()
+    samples: int | None = None
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places, in graph order."""
+        first = Place(**{one.name: getattr(self, one.name) for one in fields(Place)})
+        return (first, *self.elsewhere)
+
+    def at(self, places: Sequence[Place]) -> Layer:
+        """Return the layer with other places."""
+        first, *others = places
+        return replace(self, **vars(first), elsewhere=tuple(others))
+
+    def one_by_one(self) -> list[Layer]:
+        """Return for every place the layer as if it were there alone."""
+        return [self.at([place]) for place in self.places]
+
+    @property
+    def common_activation(self) -> Activation:
+        """``r(.)`` where it is the same at all places, the identity where they differ."""
+        first, *others = (place.activation for place in self.places)
+        return first if all(one == first for one in others) else IDENTITY
 
     @property
     def is_conv(self) -> bool:
@@ -123,7 +183,10 @@ class Layer:
     @property
     def white(self) -> NDArray[np.float64]:
         """The covariance ``[F, F]`` of the responses, were the inputs white: uncorrelated, of variance 1."""
-        filters, group = self.weight.reshape(self.outputs, -1), np.arange(self.outputs) * self.group // self.outputs
+        filters, group = (
+            squarable(self.weight.reshape(self.outputs, -1)),
+            np.arange(self.outputs) * self.group // self.outputs,
+        )
         return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
 
     @property
@@ -138,15 +201,27 @@ class Layer:
 
     @property
     def positions(self) -> int:
-        """Number of positions of one sample at which the layer computes a response."""
-        return math.prod(self.output_shape[2:]) if self.is_conv else math.prod(self.output_shape[1:-1])
+        """Number of positions of one sample, over all places, at which the layer computes a response."""
+        return sum(map(self._positions, self.places))
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the layer for one sample."""
-        return self.positions * int(self.weight.size)
+        """Multiply-accumulates of the layer for one sample, those of all places together."""
+        size = int(self.weight.size)
+        return sum(self.for_one_sample(self._positions(place) * size, place) for place in self.places)
+
+    def for_one_sample(self, macs: int, place: Place) -> int:
+        """Return multiply-accumulates for one sample, given those for one entry of the first axis of a place's input.
+
+        They are not the same where samples lie on another axis, or several rows are one sample's.
+        """
+        entries = place.output_shape[0] if len(place.output_shape) > 1 else 1
+        return macs if self.samples is None else -(-macs * entries // self.samples)
+
+    def _positions(self, place: Place) -> int:
+        return math.prod(place.output_shape[2:] if self.is_conv else place.output_shape[1:-1])
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
+        """Number of weights and biases, which all places share."""
         return int(self.weight.size) + (0 if self.bias is None else int(self.bias.size))

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import load_external_data_for_model
 
-from onnxlowrank.errors import ModelError, OptionError
+from onnxlowrank.boundary import foreign, reason
+from onnxlowrank.errors import (
+    DamagedModelError,
+    DestinationError,
+    DiskFullError,
+    ModelFileError,
+    UnsupportedModelError,
+)
+from onnxlowrank.graph.encoding import check_text
+from onnxlowrank.graph.outside import is_large, keep_outside, refers_elsewhere, write
 from onnxlowrank.graph.walk import subgraphs, walk
+from onnxlowrank.temporary import Scratch, place_for
 
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
-
-LARGEST_PROTOBUF = 2**31 - 2**20
-"""Bytes of weights a single file can hold; protobuf stops at 2 GiB, and the nodes need some room."""
 
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits"}
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -29,6 +35,8 @@ _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 def load(source: Source, any_precision: bool = False) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
+
+    What is beyond protobuf's 2 GiB stays in its file, see :mod:`onnxlowrank.graph.outside`.
 
     Args:
         source: The file, or the model.
@@ -42,12 +50,15 @@ def load(source: Source, any_precision: bool = False) -> ModelProto:
     if isinstance(source, ModelProto):
         model = ModelProto()
         model.CopyFrom(source)
-        if any(map(uses_external_data, model.graph.initializer)):
-            raise ModelError(f"{label} refers to external data that is not loaded; pass the path of its file instead.")
+        if any(map(refers_elsewhere, model.graph.initializer)):
+            raise UnsupportedModelError(
+                f"{label} refers to external data that is not loaded; pass the path of its file instead."
+            )
     else:
         model = _read(Path(source))
     if not model.graph.node:
-        raise ModelError(f"{label} has an empty graph, without a single node; export the network again.")
+        raise UnsupportedModelError(f"{label} has an empty graph, without a single node; export the network again.")
+    _check_text(model, label)
     if not any_precision:
         _refuse_low_precision(model, label)
     _check(model, source, label)
@@ -65,16 +76,12 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
     Weights beyond protobuf's 2 GiB limit go to ``<name>.data`` beside the file.
 
     Raises:
-        OptionError: The directory is missing or cannot be written to, the path is not that of a regular file, or
+        DestinationError: The directory is missing or cannot be written to, the path is not that of a regular file, or
             the disk is full.
     """
     with _replacing(path) as file:
         if is_large(model):
-            outside = ModelProto()
-            outside.CopyFrom(model)
-            data = file.with_name(f"{file.name}.data")
-            onnx.save_model(outside, file, format="protobuf", save_as_external_data=True, location=data.name)
-            data.chmod(file.stat().st_mode)  # onnx lets only its owner read it
+            write(model, file, weights_file(file))
         else:
             file.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -83,52 +90,43 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` to the file ``path`` as :func:`save` writes a model.
 
     Raises:
-        OptionError: As for :func:`save`.
+        DestinationError: As for :func:`save`.
     """
     with _replacing(path) as file:
         file.write_bytes(content)
 
 
-def check_destination(source: Source, path: str | os.PathLike[str]) -> None:
-    """Check, before long work starts, that the result can be written to ``path``.
-
-    Raises:
-        OptionError: ``path`` is the file of ``source`` (links followed) or not a regular file, or its directory is
-            missing or cannot be written to.
-    """
-    target = _destination(path)
-    if isinstance(source, ModelProto) or not (os.path.exists(target) and os.path.exists(source)):
-        return
-    if os.path.samefile(target, source):
-        raise OptionError(f"The output {path} is the input model itself; choose another output path.")
-
-
-def is_large(model: ModelProto) -> bool:
-    """Return whether ``model`` exceeds what one protobuf file can hold."""
-    return sum(int(tensor.ByteSize()) for tensor in model.graph.initializer) > LARGEST_PROTOBUF
+def weights_file(path: Path) -> Path:
+    """Return where :func:`save` puts the weights of a model that is too large for the one file ``path``."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _read(path: Path) -> ModelProto:
     """Return the model in the file ``path`` with all its external data."""
     if os.path.isdir(path):
-        raise ModelError(f"{path} is a directory; name the .onnx file in it.")
+        raise UnsupportedModelError(f"{path} is a directory; name the .onnx file in it.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ModelFileError(f"{path} is not a regular file; save the model in one.")
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; check the path.") from None
+        raise ModelFileError(f"{path} does not exist; check the path.") from None
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    except DecodeError:
-        raise ModelError(f"{path} is not an ONNX model or is truncated; export or download it again.") from None
+        raise ModelFileError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    with foreign(
+        lambda error: DamagedModelError(f"{path} is not an ONNX model or is truncated; export or download it again.")
+    ):
+        model = onnx.load_model_from_string(content, format="protobuf")
     if not model.HasField("graph"):
-        raise ModelError(f"{path} is not an ONNX model or is truncated; export or download it again.")
-    try:
-        load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
+        raise DamagedModelError(f"{path} is not an ONNX model or is truncated; export or download it again.")
+    with foreign(
+        lambda error: DamagedModelError(
             f"{path} keeps weights in a separate file that is missing or damaged ({_first_line(error)}); "
             "put that file beside the model."
-        ) from error
+        )
+    ):
+        if not keep_outside(model, path.parent):
+            load_external_data_for_model(model, str(path.parent))
     return model
 
 
@@ -137,7 +135,7 @@ def _refuse_low_precision(model: ModelProto, label: str) -> None:
     nodes = list(walk(model.graph.node)) + [node for function in model.functions for node in walk(function.node)]
     for node in nodes:
         if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
-            raise ModelError(
+            raise UnsupportedModelError(
                 f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
                 "decompose the float32 network first and quantise the result."
             )
@@ -147,7 +145,9 @@ def _refuse_low_precision(model: ModelProto, label: str) -> None:
         if node.op_type == "Identity" and half.intersection(node.input):
             half.update(node.output)
         if node.op_type in ("Conv", "Gemm", "MatMul") and half.intersection(node.input):
-            raise ModelError(f"{label} has half-precision weights (node '{node.name}'); convert to float32 first.")
+            raise UnsupportedModelError(
+                f"{label} has half-precision weights (node '{node.name}'); convert to float32 first."
+            )
 
 
 def _half(graph: onnx.GraphProto) -> list[str]:
@@ -162,47 +162,83 @@ def _is_half_constant(node: NodeProto) -> bool:
 
 def _check(model: ModelProto, source: Source, label: str) -> None:
     """Raise ModelError unless the ONNX checker accepts ``model``; a model beyond 2 GiB it accepts only as a file."""
-    try:
+    with foreign(
+        lambda error: DamagedModelError(f"{label} is not a valid ONNX model ({_first_line(error)}); export it again.")
+    ):
         if not is_large(model):
             onnx.checker.check_model(model)
         elif not isinstance(source, ModelProto):
             onnx.checker.check_model(source)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{label} is not a valid ONNX model ({_first_line(error)}); export it again.") from error
 
 
-def _destination(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` with links followed, or raise OptionError where no file can be written."""
+def _check_text(model: ModelProto, label: str) -> None:
+    """Raise DamagedModelError unless all names and other texts of ``model`` can be read."""
+    with foreign(
+        lambda error: DamagedModelError(f"{label} is damaged ({_first_line(error)}); export or download it again.")
+    ):
+        check_text(model)
+
+
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` with links followed.
+
+    Raises:
+        DestinationError: No file can be written there: the directory is missing or not writable, the name is too
+            long, or it is that of a directory, a device or a pipe.
+    """
     target = Path(os.path.realpath(path))
     if not os.path.isdir(target.parent):
-        raise OptionError(f"The directory {target.parent} of the output does not exist; create it first.")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise OptionError(f"The output {path} is not a regular file; name a file to write.")
+        raise DestinationError(f"The directory {target.parent} of the output does not exist; create it first.")
+    if _mode(target, path) is not None and not os.path.isfile(target):
+        raise DestinationError(f"The output {path} is not a regular file; name a file to write.")
+    _mode(place_for(target) / target.name, path)
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise OptionError(f"The directory {target.parent} of the output is not writable; choose another one.")
+        raise DestinationError(f"The directory {target.parent} of the output is not writable; choose another one.")
     return target
+
+
+def _mode(target: Path, path: str | os.PathLike[str]) -> int | None:
+    """Return the permissions of the file ``target``, or None where there is none; ``path`` is its name in messages.
+
+    Raises:
+        DestinationError: There can be none.
+    """
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DestinationError(
+            f"The output {path} cannot be written ({error.strerror}); choose another path."
+        ) from error
 
 
 @contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a file to write in a temporary directory beside ``path``; in the end all files there move to their place.
 
-    On any error nothing moves and the directory is removed; an OSError is raised as OptionError.
+    What is replaced leaves its permissions. On any error nothing moves and the directory is removed; an OSError is
+    raised as DestinationError.
     """
-    target = _destination(path)
+    target = destination(path)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            file = Path(scratch) / target.name
+        with Scratch(beside=target) as scratch:
+            file = scratch / target.name
             yield file
-            written = sorted(Path(scratch).iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
+            written = sorted(scratch.iterdir(), key=file.__eq__)  # the file itself last: it may refer to others
             for part in written:
                 _flush_to_disk(part)
+                mode = _mode(target.parent / part.name, path)
+                if mode is not None:
+                    part.chmod(mode)
             for part in written:
                 os.replace(part, target.parent / part.name)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OptionError(f"The disk is full and {path} was not written; free some space first.") from error
-        raise OptionError(f"Cannot write {path} ({error.strerror or error}); choose another output path.") from error
+            raise DiskFullError(f"The disk is full and {path} was not written; free some space first.") from error
+        raise DestinationError(
+            f"Cannot write {path} ({error.strerror or error}); choose another output path."
+        ) from error
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -211,6 +247,6 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without its full stop."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
+    return next(iter(str(error).splitlines()), "").rstrip(". ") or reason(error)

@@ -8,14 +8,16 @@ has the name of the first (a Conv that swallows its BatchNorm stays that Conv) a
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 
 import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxlowrank.graph.walk import named, names, reads, rebuild, walk
+from onnxlowrank.graph.outside import is_large
+from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
+from onnxlowrank.graph.walk import named, names, reads, rebuild, walk, with_outputs
+from onnxlowrank.temporary import Scratch
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,23 +30,32 @@ def normalise(model: ModelProto) -> ModelProto:
 
     The inputs are what a caller must feed: an input that only lets callers override an initializer is dropped, and
     the initializer becomes a true constant, which can be folded. IR version 3, which demands such inputs, becomes 4.
+    A weight that several nodes share stays one, and weights that are equal become one, so that they are one layer's.
+
     All else stays: opset imports, IR version, inputs and outputs, doc strings, metadata.
 
-    Where onnxruntime cannot read the model, or would write operators the model does not import, nothing is folded.
+    Where onnxruntime cannot read the model, or that is beyond 2 GiB, or it would write operators the model does not
+    import, nothing is folded.
     """
-    prepared = _prepare(model)
+    prepared = prepare(model)
+    if is_large(prepared):
+        _LOG.warning("the network is too large for onnxruntime to simplify, it stays as it is")
+        return prepared
     try:
-        folded = _fold(prepared)
+        folded = merge_equal_weights(_fold(prepared))
         _run_onnxruntime(folded)
     except Exception as error:  # onnxruntime's errors share no base class
         reason = " ".join(str(error).split())
         _LOG.warning("onnxruntime cannot simplify the network, it stays as it is: %s", reason)
-        return prepared
+        return merge_equal_weights(prepared)
     return folded
 
 
-def _prepare(model: ModelProto) -> ModelProto:
-    """Return a copy of ``model`` with named nodes, without Constant nodes and without inputs that have a default."""
+def prepare(model: ModelProto) -> ModelProto:
+    """Return a copy of ``model`` with named nodes, without Constant nodes and without inputs that have a default.
+
+    Nothing is folded yet: these are the nodes and names that :func:`normalise` begins with.
+    """
     graph = model.graph
     outputs = {output.name for output in graph.output}
     nodes, initializers = [], list(graph.initializer)
@@ -75,9 +86,9 @@ def _constant(node: NodeProto) -> TensorProto | None:
 
 def _fold(model: ModelProto) -> ModelProto:
     """Return ``model`` as onnxruntime simplifies it, or raise ValueError if that takes operators not imported."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "folded.onnx"
-        _run_onnxruntime(model, path)
+    with Scratch() as scratch:
+        path = scratch / "folded.onnx"
+        _run_onnxruntime(with_outputs(model, not_to_fold(model)), path)  # nothing is folded into what writes an output
         folded = onnx.load(path)
     imported = {item.domain for item in model.opset_import} | {"", "ai.onnx"}
     foreign = sorted({node.domain for node in walk(folded.graph.node)} - imported)

@@ -13,7 +13,7 @@ dilations are exactly the convolution's, and only the sampled patches are ever l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxlowrank.errors import ModelError
+from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import DENSE, Step, Window
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
 POSITIONS = "onnxlowrank_positions"
-"""Name of the input with the random numbers: float32 ``[S]``, uniform in [0, 1)."""
+"""Name of the input with the random numbers: float32 ``[S]``, uniform in [0, 1). Where the model has it, a number is
+added: the one input of a model with probes that is not fed is this."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Probe:
             channels-first tensors only.
         window: Sample the patches under this window, ``[rows, channels * taps]``, in the order of a kernel
             ``[F, channels, *taps]``; likewise.
+        share: Only ``S / share`` numbers are used (at least 1): so several probes give about as many rows as one.
     """
 
     name: str
@@ -49,21 +51,22 @@ class Probe:
     channels_last: bool
     steps: tuple[Step, ...] = ()
     window: Window | None = None
+    share: int = 1
 
 
 def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     """Return a copy of ``model`` whose only outputs are ``probes``, each float32 ``[rows, channels]``.
 
     Rows are ordered by element of the batch, then by position; the positions are the same for all elements. The
-    inputs are those of ``model`` and ``POSITIONS``. Nodes that no probe needs are left out.
+    inputs are those of ``model`` and, last, ``POSITIONS``. Nodes that no probe needs are left out.
 
     Raises:
-        ModelError: The model's opset is older than 9, which lacks the operators that sample.
+        UnsupportedModelError: The model's opset is older than 9, which lacks the operators that sample.
         ValueError: A probe names a tensor that is not in the model, or has a name that is; or it has steps and is
             channels-last.
     """
     if opset(model) < 9:
-        raise ModelError(
+        raise UnsupportedModelError(
             f"The model uses opset {opset(model)}, calibration needs 9 or newer; "
             "convert it with onnx.version_converter or export it again."
         )
@@ -76,18 +79,46 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
         if (probe.steps or probe.window) and probe.channels_last:
             raise ValueError(f"probe '{probe.name}' applies convolutions to a channels-last tensor")
     taken.update(probe.name for probe in probes)
-    sampler = _Sampler(taken)
+    positions = helper.make_tensor_value_info(unique(POSITIONS, taken), TensorProto.FLOAT, [None])
+    sampler = _Sampler(taken, positions.name)
     for probe in probes:
         sampler.add(probe)
 
-    positions = helper.make_tensor_value_info(POSITIONS, TensorProto.FLOAT, [None])
+    writers = {name: node for node in model.graph.node for name in node.output}
+    outputs = [
+        helper.make_tensor_value_info(probe.name, TensorProto.FLOAT, [None, None], _described(probe, writers))
+        for probe in probes
+    ]
     return rebuild(
         model,
         nodes=needed([*model.graph.node, *sampler.nodes], [probe.name for probe in probes]),
         initializers=[*model.graph.initializer, *sampler.initializers],
         inputs=[*model.graph.input, positions],
-        outputs=[helper.make_tensor_value_info(probe.name, TensorProto.FLOAT, [None, None]) for probe in probes],
+        outputs=outputs,
     )
+
+
+def with_only_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
+    graph = model.graph
+    described = {info.name: info for info in [*graph.value_info, *graph.input, *graph.output]}
+    outputs = [described.get(name, ValueInfoProto(name=name)) for name in tensors]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)
+
+
+def unused_ending(model: ModelProto, ending: str) -> str:
+    """Return ``ending``, lengthened until no name in ``model`` ends like this: what is put before it stays unique."""
+    taken = names(model)
+    while any(name.endswith(ending) for name in taken):
+        ending += "_"
+    return ending
+
+
+def _described(probe: Probe, writers: Mapping[str, NodeProto]) -> str:
+    """Return what a probe samples, in names of the model: for messages."""
+    node = writers.get(probe.tensor)
+    tensor = f"tensor '{probe.tensor}'" + (f" (of the {node.op_type} node '{node.name}')" if node else "")
+    return f"what is computed from {tensor}" if probe.steps else tensor
 
 
 def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
@@ -123,10 +154,10 @@ def _tensors(model: ModelProto) -> set[str]:
 class _Sampler:
     """Writes the nodes of probes, with operators that mean the same from opset 9 on."""
 
-    def __init__(self, taken: set[str]) -> None:
+    def __init__(self, taken: set[str], positions: str) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
-        self._taken = taken
+        self._taken, self._numbers = taken, positions
         self._written: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
 
@@ -138,22 +169,24 @@ class _Sampler:
             weight = self._initializer("weight", np.asarray(plain.weight, np.float32))
             tensor = self._node("Conv", tensor, weight, **conv_attributes(plain))
         if probe.window is not None:
-            rows = self._patches(tensor, probe.window)
+            rows = self._patches(tensor, probe.window, probe.share)
+        elif probe.channels_last:
+            rows = self._channels_last(tensor, probe.share)
         else:
-            rows = self._channels_last(tensor) if probe.channels_last else self._channels_first(tensor)
+            rows = self._channels_first(tensor, probe.share)
         shape = self._node("Concat", self._constant([-1]), self._size(rows, 2), axis=0)
         self._node("Reshape", rows, shape, output=probe.name)
 
-    def _channels_first(self, tensor: str) -> str:
+    def _channels_first(self, tensor: str, share: int) -> str:
         """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
-        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
-        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2)), axis=2)
+        flat = self._flat(tensor)
+        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2), share), axis=2)
         return self._node("Transpose", sampled, perm=[0, 2, 1])
 
-    def _patches(self, tensor: str, window: Window) -> str:
+    def _patches(self, tensor: str, window: Window, share: int) -> str:
         """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
         taps = math.prod(window.kernel)
-        flat = self._node("Reshape", tensor, self._constant([0, 0, -1]))
+        flat = self._flat(tensor)
         axes = self._constant(np.arange(2, 2 + len(window.kernel)))
         spatial = self._node("Gather", self._node("Shape", tensor), axes, axis=0)
         pixels = self._node("Add", self._count(self._size(flat, 2)), self._constant([1]))  # 0 is the padding
@@ -166,28 +199,46 @@ class _Sampler:
             self._initializer("taps", one_hot),
             **conv_attributes(Step("taps", one_hot, window.geometry)),
         )
-        pixel = self._node("Reshape", self._int64(self._channels_first(layout)), self._constant([-1]))  # [k * taps]
+        pixel = self._node(
+            "Reshape", self._int64(self._channels_first(layout, share)), self._constant([-1])
+        )  # [k * taps]
         inside = self._node("Min", self._double(pixel), self._constant([1.0]))
         source = self._int64(self._node("Sub", self._double(pixel), inside))
         values = self._node("Gather", flat, source, axis=2)
         values = self._node("Mul", values, self._node("Cast", inside, to=TensorProto.FLOAT))
-        split = self._node("Reshape", values, self._constant([0, 0, -1, taps]))
+        positions = self._node("Div", self._size(source, 0), self._constant([taps]))
+        parts = self._node("Concat", self._constant([0, 0]), positions, self._constant([taps]), axis=0)
+        split = self._node("Reshape", values, parts)
         rows = self._node("Transpose", split, perm=[0, 2, 1, 3])
         width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
         return self._node("Reshape", rows, self._node("Concat", self._constant([0, 0]), width, axis=0))
 
-    def _channels_last(self, tensor: str) -> str:
+    def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
-        shape = self._node("Concat", self._size(tensor, 0), self._constant([-1]), self._size(tensor, -1), axis=0)
+        shape = self._node("Concat", self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1), axis=0)
         flat = self._node("Reshape", tensor, shape)
-        return self._node("Gather", flat, self._indices(self._size(flat, 1)), axis=1)
+        return self._node("Gather", flat, self._indices(self._size(flat, 1), share), axis=1)
 
-    def _indices(self, total: str) -> str:
+    def _flat(self, tensor: str) -> str:
+        """Reshape ``[N, C, *spatial]`` to ``[N, C, P]``, be it of no samples."""
+        shape = self._node("Concat", self._constant([0, 0]), self._positions(tensor, 2), axis=0)
+        return self._node("Reshape", tensor, shape)
+
+    def _positions(self, tensor: str, first: int) -> str:
+        """Return the product of all sizes but two, from axis ``first`` on, as int64 ``[1]``."""
+        shape = self._node("Shape", tensor)
+        count = self._node("Add", self._node("Shape", shape), self._constant([-2]))
+        axes = self._node("Add", self._count(count), self._constant([first]))
+        return self._node("ReduceProd", self._node("Gather", shape, axes, axis=0))
+
+    def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
-        size = self._double(total)
-        count = self._node("Min", self._double(self._size(POSITIONS, 0)), size)
+        size, most = self._double(total), self._double(self._size(self._numbers, 0))
+        if share > 1:
+            most = self._node("Ceil", self._node("Div", most, self._constant([float(share)])))
+        count = self._node("Min", most, size)
         strata = self._count(self._int64(count))
-        jitter = self._double(self._node("Gather", POSITIONS, strata, axis=0))
+        jitter = self._double(self._node("Gather", self._numbers, strata, axis=0))
         place = self._node("Add", self._double(strata), jitter)
         scaled = self._node("Div", self._node("Mul", place, size), count)
         limit = self._node("Sub", size, self._constant([1.0]))

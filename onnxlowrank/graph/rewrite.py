@@ -12,7 +12,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.convolution import conv_attributes
-from onnxlowrank.graph.layer import FloatArray, Layer
+from onnxlowrank.graph.layer import FloatArray, Layer, Place
 from onnxlowrank.graph.walk import names, opset, rebuild, unique
 
 
@@ -20,7 +20,8 @@ def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Cha
     """Return a copy of ``model`` in which every layer that ``chains`` names is computed by its chain.
 
     The nodes of a chain stand where the layer stood, are called ``<layer>/lowrank/<step>`` and end in the layer's
-    output. Every other node, and all that is not computation, stays exactly as it was; weights that nothing reads
+    output; at other places of the layer they are called after the first node there, and share the weights. Every other
+    node, and all that is not computation, stays exactly as it was; weights that nothing reads
     any more are dropped. Equal arguments give equal bytes.
 
     Args:
@@ -72,19 +73,40 @@ class _Builder:
         self._opset = opset
 
     def replace(self, layer: Layer, chain: Chain) -> None:
-        """Put ``chain`` where the last node of ``layer`` is and take the nodes of ``layer`` out."""
+        """Put ``chain`` where ``layer`` is computed and take the nodes of ``layer`` out."""
+        first, *others = layer.places
+        written = self._nodes(layer, chain)
+        for place in others:
+            self._put(place, self._copies(written, first, place))
+        self._put(first, written)
+
+    def _put(self, place: Place, written: Sequence[gs.Node]) -> None:
+        """Put nodes where the last node of a place is and take the nodes there out."""
         nodes = self._graph.nodes
-        positions = [i for i, node in enumerate(nodes) if node.name in layer.nodes]
-        if len(positions) != len(layer.nodes):
-            raise ValueError(f"the nodes of layer '{layer.name}' are not in the model")
+        positions = [i for i, node in enumerate(nodes) if node.name in place.nodes]
+        if len(positions) != len(place.nodes):
+            raise ValueError(f"the nodes of layer '{place.name}' are not in the model")
         for i in positions:
             nodes[i].outputs.clear()
-        nodes[positions[-1] : positions[-1] + 1] = self._nodes(layer, chain)
+        written[-1].outputs = [self._tensors[place.output]]
+        nodes[positions[-1] : positions[-1] + 1] = written
         for i in reversed(positions[:-1]):
             del nodes[i]
 
+    def _copies(self, written: Sequence[gs.Node], first: Place, place: Place) -> list[gs.Node]:
+        """Return nodes that compute at ``place`` what ``written`` compute at the ``first`` one, with its constants."""
+        tensors = {first.input: self._tensors[place.input]}
+        copies = []
+        for node in written:
+            name = unique(place.name + node.name.removeprefix(first.name), self._taken)
+            outputs = [self._variable(f"{name}/output") for _ in node.outputs]
+            inputs = [tensors.get(tensor.name, tensor) for tensor in node.inputs]
+            tensors |= {tensor.name: copy for tensor, copy in zip(node.outputs, outputs, strict=True)}
+            copies.append(gs.Node(node.op, name, dict(node.attrs), inputs=inputs, outputs=outputs))
+        return copies
+
     def _nodes(self, layer: Layer, chain: Chain) -> list[gs.Node]:
-        """Return the nodes of ``chain``, wired from the layer's input to its output."""
+        """Return the nodes of ``chain``, wired to the layer's input."""
         nodes: list[gs.Node] = []
         tensor = self._tensors[layer.input]
         for step in chain.steps:
@@ -96,7 +118,6 @@ class _Builder:
         if layer.op == "MatMul" and chain.bias is not None:
             name = unique(f"{layer.name}/lowrank/bias", self._taken)
             nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", chain.bias)]))
-        nodes[-1].outputs = [self._tensors[layer.output]]
         return nodes
 
     def _link(

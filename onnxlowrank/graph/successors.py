@@ -14,6 +14,7 @@ def next_layers(model: ModelProto, layers: Sequence[Layer]) -> dict[str, list[La
     """Return, by the name of each layer, those that depend on its response with no other one in between.
 
     There are several where paths branch: behind the last layer of a residual block the first ones of all later blocks.
+    Layers that are computed somewhere before as well are left out: what changes them changes what the layer reads.
 
     Args:
         model: A normalised model.
@@ -22,15 +23,17 @@ def next_layers(model: ModelProto, layers: Sequence[Layer]) -> dict[str, list[La
     Returns:
         Layers in graph order.
     """
-    owner = {node: layer for layer in layers for node in layer.nodes}
-    found: dict[str, list[Layer]] = {layer.name: [] for layer in layers}
+    owner = {node: layer for layer in layers for place in layer.places for node in place.nodes}
+    depths = {layer.name: depth for depth, layer in enumerate(layers)}
+    found: dict[str, dict[str, Layer]] = {layer.name: {} for layer in layers}
     carried: dict[str, set[str]] = {}  # by tensor: the layers it depends on with no other one in between
     for node in model.graph.node:
         before = set().union(*(carried.get(name, set()) for name in reads(node)))
         layer = owner.get(node.name)
         if layer is not None:
             for name in before - {layer.name}:
-                found[name].append(layer)
+                if depths[name] < depths[layer.name]:
+                    found[name][layer.name] = layer
             before = {layer.name}
         carried.update(dict.fromkeys(node.output, before))
-    return found
+    return {name: list(behind.values()) for name, behind in found.items()}

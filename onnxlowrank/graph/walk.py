@@ -97,9 +97,9 @@ def rebuild(
 ) -> ModelProto:
     """Return a copy of ``model`` with another body.
 
-    Names, doc strings, metadata, IR version, opset imports and functions are those of ``model``, as is the value
-    info of all tensors that are still there. Initializers that nothing reads are left out, and so are inputs that
-    were only the default of such an initializer.
+    Names, doc strings, metadata, IR version and opset imports are those of ``model``, as are the functions that are
+    still called and the value info of all tensors that are still there. Initializers that nothing reads are left out,
+    and so are inputs that were only the default of such an initializer.
     """
     nodes, initializers, outputs = list(nodes), list(initializers), list(outputs)
     written = {name for node in nodes for name in node.output}
@@ -121,4 +121,29 @@ def rebuild(
     graph.value_info.extend(info for info in model.graph.value_info if info.name in written)
     graph.input.extend(info for info in inputs if info.name in used or info.name not in constants)
     graph.output.extend(outputs)
+    called = _called(model, nodes)
+    del result.functions[:]
+    result.functions.extend(function for function in model.functions if _key(function.domain, function.name) in called)
     return result
+
+
+def _called(model: ModelProto, nodes: Iterable[NodeProto]) -> set[tuple[str, str]]:
+    """Return the operators that ``nodes`` are, and those of the functions of ``model`` that they call."""
+    bodies = {_key(function.domain, function.name): function.node for function in model.functions}
+    called: set[tuple[str, str]] = set()
+    new = {_key(node.domain, node.op_type) for node in walk(nodes)}
+    while new:
+        called |= new
+        new = {_key(node.domain, node.op_type) for one in new for node in walk(bodies.get(one, ()))} - called
+    return called
+
+
+def _key(domain: str, name: str) -> tuple[str, str]:
+    return "" if domain == "ai.onnx" else domain, name
+
+
+def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
+    """Return a copy of ``model`` with more outputs, which carry no type."""
+    graph = model.graph
+    outputs = [*graph.output, *(ValueInfoProto(name=name) for name in tensors)]
+    return rebuild(model, nodes=graph.node, initializers=graph.initializer, inputs=graph.input, outputs=outputs)

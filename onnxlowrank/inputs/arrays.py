@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxlowrank.errors import InputDataError
+from onnxlowrank.errors import UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs, label_rows
-from onnxlowrank.inputs.npy import Header, open_npy, open_npz
-from onnxlowrank.inputs.scratch import Scratch
+from onnxlowrank.inputs.npy import Header, StoredArray, in_memory, open_npy, open_npz
 from onnxlowrank.inputs.specs import (
     Array,
     Feeds,
@@ -20,17 +19,18 @@ from onnxlowrank.inputs.specs import (
     fits,
     shape_text,
 )
+from onnxlowrank.temporary import Scratch
 
 
 def npy_inputs(path: Path, specs: Sequence[InputSpec]) -> Inputs:
-    """Return the feeds in a ``.npy`` file, memory-mapped, for a model with one input.
+    """Return the feeds in a ``.npy`` file, for a model with one input.
 
     Raises:
         InputDataError: The model has several inputs, or the file cannot be read or does not fit.
     """
     if len(specs) != 1:
         names = ", ".join(f"'{spec.name}'" for spec in specs)
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{path} holds one array, but the model has the inputs {names}: save an .npz with these names."
         )
     return array_inputs({specs[0].name: open_npy(path)}, specs, str(path))
@@ -49,7 +49,7 @@ def npz_inputs(path: Path, headers: dict[str, Header], specs: Sequence[InputSpec
 
 
 def array_inputs(
-    arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str, keep: Scratch | None = None
+    arrays: Mapping[str, Array | StoredArray], specs: Sequence[InputSpec], where: str, keep: Scratch | None = None
 ) -> Inputs:
     """Return the feeds cut from ``arrays`` along axis 0.
 
@@ -69,13 +69,13 @@ def array_inputs(
     if missing:
         names = ", ".join(f"'{spec.name}'" for spec in specs)
         found = ", ".join(f"'{name}'" for name in arrays) or "none"
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{where} has the arrays {found}, but the model's inputs are {names}: name the arrays like them."
         )
     counts = {spec.name: _count(arrays[spec.name], spec, where) for spec in specs}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{where} makes a different number of feeds for each input ({text}): give equally many samples."
         )
     count = counts[specs[0].name]
@@ -86,7 +86,7 @@ def array_inputs(
     is_input = any(spec.name == "labels" for spec in specs)
     labels = None
     if "labels" in arrays and not is_input:
-        labels = label_rows(np.asarray(arrays["labels"]), samples, count, batch, where)
+        labels = label_rows(in_memory(arrays["labels"]), samples, count, batch, where)
 
     def read(index: int) -> Feeds:
         feeds = {spec.name: _piece(arrays[spec.name], spec, index) for spec in specs}
@@ -97,8 +97,8 @@ def array_inputs(
 
 def _count(array: object, spec: InputSpec, where: str) -> int:
     """Return how many feeds ``array`` makes for ``spec`` after checking its type and shape."""
-    if not isinstance(array, np.ndarray):
-        raise InputDataError(f"{where}: input '{spec.name}' is a {type(array).__name__}: give a NumPy array.")
+    if not isinstance(array, np.ndarray | StoredArray):
+        raise UnfitInputsError(f"{where}: input '{spec.name}' is a {type(array).__name__}: give a NumPy array.")
     check_dtype(array, spec, where)
     if array.ndim and 0 not in array.shape:
         if fits(array.shape[1:], spec.shape):
@@ -106,17 +106,17 @@ def _count(array: object, spec: InputSpec, where: str) -> int:
         if spec.shape and fits(array.shape[1:], spec.shape[1:]):
             if array.shape[0] >= spec.batch:
                 return int(array.shape[0] // spec.batch)
-            raise InputDataError(
+            raise UnfitInputsError(
                 f"{where}: input '{spec.name}' has {array.shape[0]} samples, but the model takes batches of "
                 f"{spec.batch}: give at least as many."
             )
-    raise InputDataError(
+    raise UnfitInputsError(
         f"{where}: the array for input '{spec.name}' has shape {shape_text(array.shape)}, but the model wants samples, "
         f"counted by the first axis, of shape {shape_text(spec.shape[1:])}: reshape it."
     )
 
 
-def _piece(array: Array, spec: InputSpec, index: int) -> Array:
+def _piece(array: Array | StoredArray, spec: InputSpec, index: int) -> Array:
     if array.ndim > len(spec.shape):
         return np.array(array[index])
     return np.array(array[index * spec.batch : (index + 1) * spec.batch])

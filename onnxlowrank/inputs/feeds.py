@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError
+from onnxlowrank.errors import UnfitInputsError
 from onnxlowrank.inputs.specs import Feeds
 
 
@@ -126,7 +126,7 @@ def label_rows(labels: NDArray[np.generic], samples: int, feeds: int, batch: int
         InputDataError: They are not integers, or not one for each of the ``samples``.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (samples,):
-        raise InputDataError(
+        raise UnfitInputsError(
             f"the array 'labels' of {where} is {labels.dtype} {list(labels.shape)}: give one integer class index for "
             f"each of its {samples} samples."
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnxlowrank.errors import InputDataError, OptionError
+from onnxlowrank.errors import OptionError, UnfitInputsError
 from onnxlowrank.inputs.specs import InputSpec, shape_text
 
 Layout = Literal["nchw", "nhwc"]
@@ -174,16 +174,16 @@ def image_geometry(preprocess: Preprocess, spec: InputSpec) -> ImageGeometry:
     """
     ready = "give ready feeds (.npy, .npz or an iterable) instead"
     if not np.issubdtype(spec.dtype, np.floating) and spec.dtype != np.uint8:
-        raise InputDataError(f"{spec} cannot take images, which need a floating-point or uint8 input: {ready}.")
+        raise UnfitInputsError(f"{spec} cannot take images, which need a floating-point or uint8 input: {ready}.")
     if len(spec.shape) != 4:
-        raise InputDataError(f"{spec} cannot take images, which need 4 dimensions: {ready}.")
+        raise UnfitInputsError(f"{spec} cannot take images, which need 4 dimensions: {ready}.")
     layout = preprocess.layout or _layout_of(spec.shape)
     if layout is None:
-        raise InputDataError(f"{spec} does not tell which axis holds the channels: give the layout, nchw or nhwc.")
+        raise UnfitInputsError(f"{spec} does not tell which axis holds the channels: give the layout, nchw or nhwc.")
     _, first, middle, last = spec.shape
     channels, height, width = (first, middle, last) if layout == "nchw" else (last, first, middle)
     if channels not in (1, 3, None):
-        raise InputDataError(f"{spec} has {channels} channels ({layout}), but images have 1 or 3: {ready}.")
+        raise UnfitInputsError(f"{spec} has {channels} channels ({layout}), but images have 1 or 3: {ready}.")
     option, size = ("crop", preprocess.crop) if preprocess.crop else ("resize", preprocess.resize)
     if size and any(want not in (None, have) for have, want in zip(size, (height, width), strict=True)):
         raise OptionError(
@@ -240,12 +240,12 @@ def apply(image: Image.Image | NDArray[np.uint8], preprocess: Preprocess, spec: 
 def _convert(image: Image.Image | NDArray[np.uint8], channels: int) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-            raise InputDataError(
+            raise UnfitInputsError(
                 f"the image is {image.dtype} {list(image.shape)}: give uint8 [H, W, C] with 1, 3 or 4 channels."
             )
         image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     if image.mode.startswith(_DEEP_MODES):
-        raise InputDataError(f"the image has pixels of mode {image.mode}: save it with 8 bits a channel.")
+        raise UnfitInputsError(f"the image has pixels of mode {image.mode}: save it with 8 bits a channel.")
     return image.convert("L" if channels == 1 else "RGB")
 
 
@@ -259,7 +259,7 @@ def _cut(image: Image.Image, preprocess: Preprocess, geometry: ImageGeometry) ->
         return image
     height, width = preprocess.crop
     if height > image.height or width > image.width:
-        raise InputDataError(
+        raise UnfitInputsError(
             f"the image is {_by((image.height, image.width))}, smaller than crop {_by(preprocess.crop)}: "
             "make crop smaller or give resize as well."
         )

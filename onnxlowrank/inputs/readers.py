@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 
-from onnxlowrank.errors import InputDataError
+from onnxlowrank.boundary import foreign, reason, typed_reason
+from onnxlowrank.errors import (
+    DamagedInputsError,
+    MissingInputsError,
+    ReaderError,
+    ScratchError,
+    UnfitInputsError,
+)
 from onnxlowrank.inputs.arrays import array_inputs
 from onnxlowrank.inputs.feeds import Inputs
-from onnxlowrank.inputs.scratch import Scratch
 from onnxlowrank.inputs.specs import Array, Feeds, InputSpec, check_feeds, check_finite
+from onnxlowrank.temporary import Scratch
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -37,6 +48,11 @@ def object_inputs(source: object, specs: Sequence[InputSpec], where: str) -> Inp
     """
     if isinstance(source, Inputs):
         return source
+    with users_code(where, "when it was read"):
+        return _object_inputs(source, specs, where)
+
+
+def _object_inputs(source: object, specs: Sequence[InputSpec], where: str) -> Inputs:
     if isinstance(source, np.ndarray) and len(specs) == 1:
         return array_inputs({specs[0].name: source}, specs, where)
     if isinstance(source, Mapping):
@@ -45,7 +61,7 @@ def object_inputs(source: object, specs: Sequence[InputSpec], where: str) -> Inp
         return _listed(source, specs, where)
     if isinstance(source, Iterable) or hasattr(source, "get_next"):
         return _kept_feeds(source, specs, where)
-    raise InputDataError(
+    raise UnfitInputsError(
         f"{where} cannot be read for inputs: give a folder, a file, arrays, an iterable of feeds or an object with "
         "get_next()."
     )
@@ -97,31 +113,30 @@ def _save(scratch: Scratch, name: str, array: Array) -> None:
     try:
         np.save(scratch.folder / name, array, allow_pickle=False)
     except OSError as error:
-        raise InputDataError(
+        raise ScratchError(
             f"the feeds cannot be kept in {scratch.folder} ({error.strerror}): "
             "make room or set TMPDIR to a larger disk."
         ) from error
 
 
 def _items(source: object, where: str) -> Iterator[object]:
-    """Yield the feeds of a reader or an iterable; whatever goes wrong in it becomes an InputDataError."""
-    count = 0
-    try:
-        for item in _pulled(source):
-            yield item
-            count += 1
-    except InputDataError:
-        raise
-    except Exception as error:
-        raise _failed(where, f"at item {count}", error) from error
+    """Yield the feeds of a reader or an iterable; whatever goes wrong in it becomes a ReaderError."""
+    with users_code(where, "when it was begun"):
+        pull, end = _pull(source)
+    for count in itertools.count():
+        with users_code(where, f"at item {count}"):
+            item = pull()
+        if item is end:
+            return
+        yield item
 
 
-def _pulled(source: object) -> Iterator[object]:
+def _pull(source: object) -> tuple[Callable[[], object], object]:
+    """Return what gives the next item, and what it gives after the last."""
     if hasattr(source, "get_next"):
-        while (item := source.get_next()) is not None:
-            yield item
-    elif isinstance(source, Iterable):
-        yield from source
+        return source.get_next, None
+    end = object()
+    return partial(next, iter(cast("Iterable[object]", source)), end), end
 
 
 def _batch_of(feeds: Feeds, specs: Sequence[InputSpec]) -> int:
@@ -129,15 +144,17 @@ def _batch_of(feeds: Feeds, specs: Sequence[InputSpec]) -> int:
     return int(shape[0]) if shape else 1
 
 
-def _nothing(where: str) -> InputDataError:
-    return InputDataError(
+def _nothing(where: str) -> MissingInputsError:
+    return MissingInputsError(
         f"{where} gave no feeds: give at least one, and a fresh reader or generator if it was used up."
     )
 
 
-def _failed(where: str, when: str, error: BaseException) -> InputDataError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-    return InputDataError(f"{where} failed {when} ({reason}): correct it.")
+def users_code(where: str, when: str) -> AbstractContextManager[None]:
+    """Return a boundary around code of the user's: whatever it raises, the sentence says where, and we go on."""
+    return foreign(
+        lambda error: ReaderError(f"{where} failed {when} ({typed_reason(error)}): correct it."), BaseException
+    )
 
 
 def is_reference(source: str) -> bool:
@@ -155,12 +172,10 @@ def module_inputs(reference: str, specs: Sequence[InputSpec]) -> Inputs:
     """
     with current_directory_importable():
         found = resolve(reference)
-        is_source = hasattr(found, "get_next") or isinstance(found, Iterable)
-        if isinstance(found, type) or (callable(found) and not is_source):
-            try:
+        with users_code(reference, "when it was called without arguments"):
+            is_source = hasattr(found, "get_next") or isinstance(found, Iterable)
+            if isinstance(found, type) or (callable(found) and not is_source):
                 found = found()
-            except Exception as error:
-                raise _failed(reference, "when it was called without arguments", error) from error
         return object_inputs(found, specs, reference)
 
 
@@ -183,21 +198,21 @@ def resolve(reference: str) -> object:
         InputDataError: There is no such module or attribute, or its import fails.
     """
     module_name, _, attribute = reference.partition(":")
-    try:
-        found: object = importlib.import_module(module_name)
-    except Exception as error:
-        missing = f"{error.name}." if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{module_name}.".startswith(missing):
-            raise InputDataError(
-                f"the module '{module_name}' of {reference} was not found: install it or run in its folder."
-            ) from error
-        raise _failed(reference, "when its module was imported", error) from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise InputDataError(
-                f"the module '{module_name}' has no attribute '{attribute}': give a name that it defines."
-            )
-        found = getattr(found, name)
+    with users_code(reference, "when its module was imported"):
+        try:
+            found: object = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if f"{module_name}.".startswith(f"{error.name}."):
+                raise MissingInputsError(
+                    f"the module '{module_name}' of {reference} was not found: install it or run in its folder."
+                ) from error
+            raise
+        for name in attribute.split("."):
+            if not hasattr(found, name):
+                raise MissingInputsError(
+                    f"the module '{module_name}' has no attribute '{attribute}': give a name that it defines."
+                )
+            found = getattr(found, name)
     return found
 
 
@@ -219,7 +234,7 @@ def onnx_test_inputs(sets: Sequence[Path], specs: Sequence[InputSpec], where: st
         found = {path.name for path in inside.glob("input_*.pb")}
         missing = {f"input_{number}.pb" for number in range(len(specs))} ^ found
         if missing:
-            raise InputDataError(
+            raise UnfitInputsError(
                 f"{inside} has {', '.join(sorted(found))}, but the model has {len(specs)} inputs: give input_0.pb to "
                 f"input_{len(specs) - 1}.pb."
             )
@@ -237,12 +252,13 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _tensor(path: Path) -> Array:
-    try:
+    if not path.is_file():
+        raise DamagedInputsError(f"{path} is not a regular file: write a serialised TensorProto.")
+    with foreign(
+        lambda error: DamagedInputsError(
+            f"{path} cannot be read as an ONNX tensor ({reason(error)}): write a serialised TensorProto."
+        )
+    ):
         tensor = onnx.TensorProto()
         tensor.ParseFromString(path.read_bytes())
         return onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
-    except Exception as error:  # protobuf and onnx raise many kinds on damaged files
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputDataError(
-            f"{path} cannot be read as an ONNX tensor ({reason}): write a serialised TensorProto."
-        ) from error

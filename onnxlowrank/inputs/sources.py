@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxlowrank.errors import InputDataError, OptionError
+from onnxlowrank.errors import MissingInputsError, OptionError, UnfitInputsError
 from onnxlowrank.inputs.arrays import npy_inputs, npz_inputs
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.images import folder_inputs, packed_inputs
@@ -64,7 +64,7 @@ def open_inputs(source: Source, specs: Sequence[InputSpec], preprocess: Preproce
     if isinstance(source, Inputs):
         return source
     if not specs:
-        raise InputDataError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
+        raise UnfitInputsError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
     if isinstance(source, str | os.PathLike):
         return _from_name(os.fspath(source), specs, preprocess)
     return object_inputs(source, specs, f"the {type(source).__name__}")
@@ -81,10 +81,14 @@ def _from_name(name: str, specs: Sequence[InputSpec], preprocess: Preprocess) ->
                 return npy_inputs(path, specs)
             case ".npz":
                 return _from_npz(path, specs, preprocess)
-        raise InputDataError(f"{name} is a file of an unknown kind: give a folder of images, an .npy or an .npz file.")
+        raise MissingInputsError(
+            f"{name} is a file of an unknown kind: give a folder of images, an .npy or an .npz file."
+        )
+    if os.path.exists(path):
+        raise MissingInputsError(f"{name} is not a regular file: give a folder, or an .npy or .npz file.")
     if is_reference(name):
         return module_inputs(name, specs)
-    raise InputDataError(f"{name} does not exist: give a folder, an .npy or .npz file, or module:attribute.")
+    raise MissingInputsError(f"{name} does not exist: give a folder, an .npy or .npz file, or module:attribute.")
 
 
 def _from_npz(path: Path, specs: Sequence[InputSpec], preprocess: Preprocess) -> Inputs:
@@ -95,7 +99,7 @@ def _from_npz(path: Path, specs: Sequence[InputSpec], preprocess: Preprocess) ->
         return packed_inputs(path, headers, specs, preprocess)
     names = ", ".join(f"'{spec.name}'" for spec in specs)
     found = ", ".join(f"'{name}'" for name in headers) or "none"
-    raise InputDataError(
+    raise UnfitInputsError(
         f"{path} has the arrays {found}, but the model's inputs are {names}: name the arrays like them, or 'images'."
     )
 

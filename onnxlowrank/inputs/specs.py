@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError
+from onnxlowrank.boundary import foreign
+from onnxlowrank.errors import UnfitInputsError, UnsupportedModelError
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
 """One call's worth of inputs: input name -> array, as ``InferenceSession.run`` takes it."""
+
+
+class Typed(Protocol):
+    """An array, in memory or in a file."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,11 +35,13 @@ class InputSpec:
         name: Name of the graph input.
         shape: Its dimensions, batch included; None for a dynamic one.
         dtype: The NumPy type to feed.
+        symbols: The names of its dynamic dimensions, where they have some; equal ones have equal sizes.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    symbols: tuple[str | None, ...] = field(default=(), compare=False)
 
     @property
     def batch(self) -> int:
@@ -55,14 +67,22 @@ def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type == onnx.TensorProto.UNDEFINED:
-        raise ModelError(
+        raise UnsupportedModelError(
             f"graph input '{value.name}' is not a tensor of a declared type, so it cannot be fed: change it."
         )
     if not tensor.HasField("shape"):
-        raise ModelError(f"graph input '{value.name}' declares no shape: give it one, symbolic dimensions included.")
+        raise UnsupportedModelError(
+            f"graph input '{value.name}' declares no shape: give it one, symbolic dimensions included."
+        )
     # Exporters write a dynamic dimension as a symbol, as nothing, or as -1 or 0.
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-    return InputSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    with foreign(
+        lambda error: UnsupportedModelError(
+            f"graph input '{value.name}' has the element type {tensor.elem_type}, which onnx does not know: change it."
+        )
+    ):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return InputSpec(value.name, shape, dtype, tuple(dim.dim_param or None for dim in tensor.shape.dim))
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
@@ -75,10 +95,10 @@ def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(shape) == len(wanted) and all(want in (None, size) for size, want in zip(shape, wanted, strict=True))
 
 
-def check_dtype(array: Array, spec: InputSpec, item: str) -> None:
+def check_dtype(array: Typed, spec: InputSpec, item: str) -> None:
     """Raise InputDataError unless ``array``, found in ``item``, has the type that ``spec`` wants."""
     if array.dtype != spec.dtype:
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{item}: the array for input '{spec.name}' is {array.dtype}, but the model wants {spec.dtype}: "
             f"convert it with astype('{spec.dtype}')."
         )
@@ -99,20 +119,20 @@ def check_feeds(feeds: object, specs: Sequence[InputSpec], item: str) -> Feeds:
         feeds = {specs[0].name: feeds}
     names = ", ".join(f"'{spec.name}'" for spec in specs)
     if not isinstance(feeds, Mapping):
-        raise InputDataError(f"{item} is a {type(feeds).__name__}: give a dict of arrays with the names {names}.")
+        raise UnfitInputsError(f"{item} is a {type(feeds).__name__}: give a dict of arrays with the names {names}.")
     if set(feeds) != {spec.name for spec in specs}:
         found = ", ".join(f"'{name}'" for name in feeds) or "nothing"
-        raise InputDataError(f"{item} has {found}, but the model's inputs are {names}: name the arrays like them.")
+        raise UnfitInputsError(f"{item} has {found}, but the model's inputs are {names}: name the arrays like them.")
     return {spec.name: _check_array(feeds[spec.name], spec, item) for spec in specs}
 
 
 def _check_array(array: object, spec: InputSpec, item: str) -> Array:
     if not isinstance(array, np.ndarray | np.generic):
-        raise InputDataError(f"{item}: input '{spec.name}' is a {type(array).__name__}: give a NumPy array.")
+        raise UnfitInputsError(f"{item}: input '{spec.name}' is a {type(array).__name__}: give a NumPy array.")
     array = np.asarray(array)
     check_dtype(array, spec, item)
     if not fits(array.shape, spec.shape) or array.size == 0:
-        raise InputDataError(
+        raise UnfitInputsError(
             f"{item}: the array for input '{spec.name}' has shape {shape_text(array.shape)}, but the model wants "
             f"{shape_text(spec.shape)}: reshape it, batch axis included."
         )
@@ -123,7 +143,7 @@ def check_finite(feeds: Feeds, item: str) -> Feeds:
     """Return ``feeds``, or raise InputDataError when a floating-point array of theirs has NaN or infinite values."""
     for name, array in feeds.items():
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise InputDataError(
+            raise UnfitInputsError(
                 f"{item}: the array for input '{name}' has NaN or infinite values: remove or repair it."
             )
     return feeds

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, OptionError
+from onnxlowrank.errors import InputDataError, OptionError, UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import ImageGeometry, Preprocess, apply, image_geometry
 from onnxlowrank.inputs.specs import Feeds, InputSpec
@@ -29,8 +29,8 @@ def synthetic_inputs(specs: Sequence[InputSpec], preprocess: Preprocess, count: 
 
     An input shaped like an image (four dimensions, 1 or 3 channels, floating-point or uint8) gets coloured noise with
     the 1/f spectrum and the colour statistics of photographs, preprocessed like one; a uint8 input gets its bytes.
-    Other floating-point inputs get standard normal noise, integers and booleans zeros. A dynamic batch is 1;
-    other dynamic dimensions are 224 where there are at least three dimensions, 1 otherwise.
+    Other floating-point inputs get standard normal noise, integers and booleans ones. A dynamic batch is 1; other
+    dynamic dimensions are 224 where there are at least three dimensions, 1 otherwise; those of one name have one size.
 
     Args:
         specs: The model's inputs.
@@ -47,10 +47,11 @@ def synthetic_inputs(specs: Sequence[InputSpec], preprocess: Preprocess, count: 
     if seed < 0:
         raise OptionError(f"seed must be at least 0, not {seed}.")
     if not specs:
-        raise InputDataError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
+        raise UnfitInputsError("the model has no inputs, so there is nothing to feed: give a model with at least one.")
     for spec in specs:
         if spec.dtype.hasobject:
-            raise InputDataError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
+            raise UnfitInputsError(f"{spec} takes no numbers, so no noise can be made for it: give ready feeds.")
+    specs = _with_equal_sizes(specs)
     geometries = [_image_geometry(preprocess, spec) for spec in specs]
 
     def read(index: int) -> Feeds:
@@ -63,6 +64,51 @@ def synthetic_inputs(specs: Sequence[InputSpec], preprocess: Preprocess, count: 
     feeds = -(-count // batch)
     kind = "images" if any(geometries) else "samples"
     return Inputs(read, feeds, batch, f"{feeds * batch} synthetic {kind} (seed {seed})")
+
+
+def check_imaginable(specs: Sequence[InputSpec], preprocess: Preprocess) -> tuple[str, ...]:
+    """Check that made up inputs can tell what a network computes; return what the user should know about them.
+
+    Real numbers can be noise. Whole numbers are indices, say of words, and which ones make sense nobody can guess; but
+    beside an image they may be a mask or a scalar.
+
+    Raises:
+        InputDataError: An input takes whole numbers, and there is no image beside it.
+    """
+    whole = [spec for spec in specs if not np.issubdtype(spec.dtype, np.floating) and not _is_image(preprocess, spec)]
+    if whole and not any(_is_image(preprocess, spec) for spec in specs):
+        raise UnfitInputsError(
+            f"{whole[0]} takes whole numbers, which cannot be made up: give sample inputs with --calibration."
+        )
+    return tuple(f"no inputs were given: {spec} gets ones" for spec in whole)
+
+
+def _is_image(preprocess: Preprocess, spec: InputSpec) -> bool:
+    return _image_geometry(preprocess, spec) is not None
+
+
+def _with_equal_sizes(specs: Sequence[InputSpec]) -> list[InputSpec]:
+    """Return the inputs with dynamic dimensions of the same name fixed to the size that one of them has.
+
+    Sizes that are given count first; then the first input decides, except for its batch.
+    """
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        for symbol, size in zip(spec.symbols, spec.shape, strict=False):
+            if symbol is not None and size is not None:
+                sizes.setdefault(symbol, size)
+    for spec in specs:
+        default = _DYNAMIC_SIZE if len(spec.shape) > 2 else 1
+        for axis, (symbol, size) in enumerate(zip(spec.symbols, spec.shape, strict=False)):
+            if symbol is not None and size is None:
+                sizes.setdefault(symbol, default if axis else 1)
+    return [replace(spec, shape=_sized(spec, sizes)) for spec in specs]
+
+
+def _sized(spec: InputSpec, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+    symbols = (*spec.symbols, *(None,) * (len(spec.shape) - len(spec.symbols)))
+    shared = (sizes.get(symbol) if symbol else None for symbol in symbols)
+    return tuple(size if size is not None else other for size, other in zip(spec.shape, shared, strict=True))
 
 
 def _image_geometry(preprocess: Preprocess, spec: InputSpec) -> ImageGeometry | None:
@@ -87,7 +133,7 @@ def _array(
     shape = tuple(spec.batch if axis == 0 else size or default for axis, size in enumerate(spec.shape))
     if np.issubdtype(spec.dtype, np.floating):
         return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
-    return np.zeros(shape, spec.dtype)
+    return np.ones(shape, spec.dtype)
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:

@@ -32,6 +32,10 @@ FOLDER_VARIABLE = "ONNXLOWRANK_CACHE"
 _LOCKED_S = 10.0  # how long to wait for another process
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLE = "CREATE TABLE IF NOT EXISTS timings (key TEXT PRIMARY KEY, ms REAL, spread REAL, created REAL)"
+_LONGEST_MS = 1e9
+_SOUND = f"""typeof(key) = 'text' AND typeof(ms) = 'real' AND typeof(spread) = 'real'
+    AND ms > 0 AND ms < {_LONGEST_MS} AND spread >= 0 AND spread < {_LONGEST_MS}"""
+"""Which rows hold what can have been measured; others are as good as absent, and overwritten."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,15 @@ class Conditions:
     processor: str
 
     @staticmethod
-    def of(key: str) -> Conditions:
-        """Return the conditions that :func:`timing_key` wrote into ``key``."""
-        known = json.loads(key)
-        return Conditions(*(known[field.name] for field in fields(Conditions)))
+    def of(key: str) -> Conditions | None:
+        """Return the conditions that :func:`timing_key` wrote into ``key``; None where something else wrote it."""
+        try:
+            known = json.loads(key)
+            found = Conditions(*(known[field.name] for field in fields(Conditions)))
+        except (ValueError, TypeError, KeyError):
+            return None
+        texts = (found.provider, found.onnxruntime, found.processor)
+        return found if isinstance(found.threads, int) and all(isinstance(text, str) for text in texts) else None
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Cache:
     def get(self, key: str) -> Timing | None:
         """Return what was remembered under ``key``, or None."""
         if key not in self._memory:
-            query = "SELECT ms, spread FROM timings WHERE key = ?"
+            query = f"SELECT ms, spread FROM timings WHERE key = ? AND {_SOUND}"
             row = self._run(lambda database: database.execute(query, (key,)).fetchone())
             if row is None:
                 return None
@@ -118,13 +127,13 @@ class Cache:
 
     def entries(self) -> dict[str, Timing]:
         """Return all that is remembered."""
-        query = "SELECT key, ms, spread FROM timings"
+        query = f"SELECT key, ms, spread FROM timings WHERE {_SOUND}"
         rows = self._run(lambda database: database.execute(query).fetchall()) if self._exists() else None
         return {key: Timing(*values) for key, *values in rows or ()} | self._memory
 
     def summary(self) -> Summary:
         """Return how much is remembered, and from where."""
-        counts = Counter(Conditions.of(key) for key in self.entries())
+        counts = Counter(where for key in self.entries() if (where := Conditions.of(key)) is not None)
         size = self.path.stat().st_size if self._exists() else 0
         return Summary(str(self.path), size, sum(counts.values()), tuple(sorted(counts.items())))
 

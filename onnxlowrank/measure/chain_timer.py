@@ -41,7 +41,10 @@ class ChainTimer:
         self.timed = self.noisy = 0
 
     def milliseconds(self, layer: Layer, chain: Chain | None) -> Timing:
-        """Return the time of ``chain`` in place of ``layer``, or of the layer itself, inside a network."""
+        """Return the time of ``chain`` in place of ``layer``, or of the layer itself, inside a network.
+
+        It is that of all places of the layer together.
+        """
         return self.many(layer, [chain])[0]
 
     def many(self, layer: Layer, chains: Sequence[Chain | None]) -> list[Timing]:
@@ -52,6 +55,11 @@ class ChainTimer:
         layer's own time has nothing to be compared with but other layers; other work on the machine can only add to it,
         so it is the lower quartile.
         """
+        by_place = [self._alone(one, chains) for one in layer.one_by_one()]
+        return [_summed(timings) for timings in zip(*by_place, strict=True)]
+
+    def _alone(self, layer: Layer, chains: Sequence[Chain | None]) -> list[Timing]:
+        """Return the times at the one place of a layer."""
         wanted = [chain or as_chain(layer) for chain in chains]
         keys = [self._key(layer, chain) for chain in wanted]
         found = {key: timing for key in keys if (timing := self._cache.get(key)) is not None}
@@ -138,6 +146,11 @@ def _signature(layer: Layer, chain: Chain) -> dict[str, Any]:
             for step in chain.steps
         ],
     }
+
+
+def _summed(timings: Sequence[Timing]) -> Timing:
+    """Return the time of all of these, one after the other."""
+    return Timing(sum(one.ms for one in timings), math.hypot(*(one.spread for one in timings)))
 
 
 def _spread(values: _Times) -> float:

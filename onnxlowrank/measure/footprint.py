@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from onnxlowrank.errors import ModelError
 from onnxlowrank.graph.load import save
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session
+from onnxlowrank.temporary import Scratch
 
 _RUNS = 3
 
@@ -43,8 +43,8 @@ def footprint(model: onnx.ModelProto, feeds: Feeds, target: Target) -> Footprint
     Raises:
         ModelError: If that process fails, e.g. for want of memory.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
-        path, inputs = Path(folder) / "model.onnx", Path(folder) / "inputs.npz"
+    with Scratch() as folder:
+        path, inputs = folder / "model.onnx", folder / "inputs.npz"
         save(model, path)
         np.savez(inputs, *feeds.values())
         names = json.dumps(list(feeds))

@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import named, names
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
+from onnxlowrank.temporary import Scratch
 
 _WARM_UP = 3
 _FEWEST, _MOST = 7, 100  # runs
@@ -92,10 +92,10 @@ def profile_interleaved(
     sessions: list[ort.InferenceSession] = []
     traces: list[Path] = []
     whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
-    with tempfile.TemporaryDirectory(prefix="onnxlowrank-") as folder:
+    with Scratch() as folder:
         try:
             for index, model in enumerate(models):
-                sessions.append(open_session(model, target, trace=Path(folder) / str(index)))
+                sessions.append(open_session(model, target, trace=folder / str(index)))
             unprofiled = [open_session(model, target) for model in models]
             with running(feeds):
                 start, count = math.inf, -_WARM_UP
@@ -137,23 +137,27 @@ def time_per_node(times: Iterable[NodeTime]) -> dict[str, float]:
     return total
 
 
-def time_per_layer(times: Iterable[NodeTime], layers: Sequence[Layer]) -> tuple[dict[str, float], float]:
+def time_per_layer(
+    times: Iterable[NodeTime], layers: Sequence[Layer], own: Collection[str] = ()
+) -> tuple[dict[str, float], float]:
     """Return the milliseconds of every layer, and those of all the rest.
 
     Args:
         times: Of the network ``layers`` were found in, or of that network with some of them rewritten.
         layers: The layers.
+        own: Names of the nodes of the network they were found in, which are of no chain, whatever they are called.
 
     Returns:
         The sum of the medians of each layer's nodes, whether its own or those of the chain in its place, and of what
         is fused with them; and the sum over all nodes of no layer, onnxruntime's own among them.
     """
-    owners = {name: layer.name for layer in layers for name in layer.nodes}
+    owners = {name: layer.name for layer in layers for place in layer.places for name in place.nodes}
     per_layer, rest = {layer.name: 0.0 for layer in layers}, 0.0
     for part in times:
         name = part.node or ""
-        owner = owners.get(name) or name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
-        if owner in per_layer:
+        chain_of = "" if name in own else name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
+        owner = owners.get(name) or owners.get(chain_of)
+        if owner is not None:
             per_layer[owner] += part.median
         else:
             rest += part.median

@@ -13,7 +13,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxlowrank.errors import InputDataError, ModelError, OptionError, ProviderError
+from onnxlowrank.boundary import foreign
+from onnxlowrank.errors import OptionError, ProviderError, RefusedModelError
+from onnxlowrank.graph.outside import apart
+from onnxlowrank.measure.refusal import failed_run, refused
 from onnxlowrank.parallel import available_cores
 
 ort.set_default_logger_severity(4)  # what is an error also raises one
@@ -31,10 +34,13 @@ class Target:
         provider: ``cpu`` or ``cuda``; behind the latter onnxruntime's options of it, as
             ``cuda:prefer_nhwc=1:use_tf32=0``.
         threads: Number of threads.
+        timed: Whether its time counts. Where it does not, and a network's weights are outside of it, onnxruntime makes
+            no copies of these in a layout that it likes better.
     """
 
     provider: str = "cpu"
     threads: int = 1
+    timed: bool = True
 
     @property
     def kind(self) -> str:
@@ -69,7 +75,7 @@ class Target:
             return
         try:
             open_session(_smallest_model(), self)
-        except ModelError as error:
+        except RefusedModelError as error:
             reason = str(error.__cause__).split("\n")[0]
             raise ProviderError(
                 f"--provider {self.provider} does not start ({reason}); correct its options or use --provider cpu"
@@ -78,7 +84,7 @@ class Target:
 
 def all_threads() -> Target:
     """Return the CPU with as many threads as there are cores to use: for calibration, where only throughput counts."""
-    return Target(threads=available_cores())
+    return Target(threads=available_cores(), timed=False)
 
 
 def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | None = None) -> ort.InferenceSession:
@@ -94,7 +100,7 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
             no profile.
 
     Raises:
-        ModelError: If onnxruntime cannot run the network.
+        RefusedModelError: If onnxruntime cannot load the network.
         ProviderError: If onnxruntime fell back from the provider to the CPU.
     """
     options = ort.SessionOptions()
@@ -110,11 +116,14 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so
             ort.preload_dlls()
     providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
-    try:
-        source = model if isinstance(model, str) else model.SerializeToString()
+    with foreign(refused):  # onnxruntime raises a dozen types, most of them derived from Exception alone
+        source, given = (model, {}) if isinstance(model, str) else _parted(model)
+        if given and not target.timed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if given:
+            options.add_external_initializers(list(given), list(given.values()))
         session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
-    except Exception as error:  # onnxruntime raises a dozen types, most of them derived from Exception alone
-        raise ModelError(f"onnxruntime cannot load the model ({_one_line(error)}); export it again") from error
+        session.given = given  # they must live as long
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"--provider {target.provider}: {wanted} does not start on this machine "
@@ -124,19 +133,18 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
 
 
 @contextlib.contextmanager
-def running(feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[None]:
+def running(feeds: Mapping[str, NDArray[np.generic]], synthetic: bool = False) -> Iterator[None]:
     """Explain what onnxruntime raises inside: by the time networks run they are known to load, so the inputs matter.
 
+    Args:
+        feeds: What the network is run on.
+        synthetic: Whether that was made up.
+
     Raises:
-        InputDataError: In place of any other exception.
+        FailedRunError: In place of any other exception.
     """
-    try:
+    with foreign(lambda error: failed_run(error, feeds, synthetic)):
         yield
-    except Exception as error:  # as in open_session
-        given = ", ".join(f"'{name}' {list(value.shape)}" for name, value in feeds.items())
-        raise InputDataError(
-            f"onnxruntime cannot run the network on the input {given} ({_one_line(error)}); give inputs that it takes"
-        ) from error
 
 
 def _smallest_model() -> onnx.ModelProto:
@@ -145,5 +153,8 @@ def _smallest_model() -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+def _parted(model: onnx.ModelProto) -> tuple[bytes, dict[str, ort.OrtValue]]:
+    """Return a model as bytes, and what of its weights is not in these; their memory is used in place."""
+    skeleton, weights = apart(model)
+    given = {name: ort.OrtValue.ortvalue_from_numpy(values) for name, values in weights.items()}
+    return skeleton.SerializeToString(), given

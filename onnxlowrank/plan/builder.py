@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -12,12 +12,15 @@ from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import Latency, median_speedup
-from onnxlowrank.passes.base import Candidate, Plan
-from onnxlowrank.plan.network import Network, rewrite_and_fold
+from onnxlowrank.passes.base import KEEP, Candidate, Plan, keep
+from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select
+from onnxlowrank.plan.tradeoff import Tradeoff
 from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
+
+NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +43,24 @@ class NetworkBuilder:
     fitter: Fitter
     progress: Progress
 
-    def build(self, plan: Plan, predicted: float | None = None) -> FittedNetwork:
-        """Return the network of a plan, fitted and timed side by side with the original."""
+    def build(self, plan: Plan, predicted: float | None = None, reason: str = "") -> FittedNetwork:
+        """Return the network of a plan, fitted and timed side by side with the original.
+
+        Args:
+            plan: One candidate a layer.
+            predicted: The speed-up that is promised.
+            reason: Why the layers that have a choice are kept, where there was no selection.
+        """
         network = self.network
         chains = self.fitter.fit(plan, self.progress)
-        model = rewrite_and_fold(network.model, network.layers, chains) if chains else network.original
+        failed = [layer for layer in network.layers if plan[layer.name].method != KEEP and layer.name not in chains]
+        plan = plan | {layer.name: keep(layer) for layer in failed}
+        model = network.written(chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
         before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
-        return FittedNetwork(plan, chains, model, before, after, predicted)
+        return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +74,9 @@ class FittedNetwork:
         before: Times of the original network.
         after: Its times, taken in turns with these.
         predicted: The speed-up that the latency model promises, if there is one.
+        failed: Names of the layers that were to be rewritten, but whose chains were not finite.
+        reason: Why layers that had a choice were kept, where that is the same for all.
+        tradeoff: What there was to choose from, once the network is chosen.
     """
 
     plan: Plan
@@ -71,8 +85,17 @@ class FittedNetwork:
     before: Latency
     after: Latency
     predicted: float | None
+    reason: str = ""
+    failed: Collection[str] = ()
+    tradeoff: Tradeoff | None = None
 
     @property
     def speedup(self) -> float:
         """Time before / time after."""
         return median_speedup(self.before, self.after)
+
+    def kept_because(self, layer: str) -> str:
+        """Return why a layer was kept that had a choice."""
+        if layer in self.failed:
+            return NO_FINITE_CHAIN
+        return self.reason or ("" if self.tradeoff is None else self.tradeoff.kept_because(layer))

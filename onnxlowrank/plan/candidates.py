@@ -21,19 +21,39 @@ _SMALL = 2**16
 
 def layer_candidates(layer: Layer, drafts: Drafts, manual: Mapping[str, ManualRank], block: int) -> list[Candidate]:
     """Return the candidates of a layer: "keep", and every sensible setting of every pass; or what was set by hand."""
+    return _offered(layer, drafts, manual, block)[0]
+
+
+def _offered(
+    layer: Layer, drafts: Drafts, manual: Mapping[str, ManualRank], block: int
+) -> tuple[list[Candidate], str | None]:
+    """Return the candidates of a layer, and why there are none but "keep" where passes suit and there are none."""
     asked, passes = manual.get(layer.name), drafts.applicable.get(layer.name, {})
+    if not passes:
+        return [keep(layer)], None
     if asked is not None and asked.method is not None and asked.setting:
-        return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)]
+        return [passes[asked.method].candidate(layer, asked.setting, energy=1.0)], None
     found = [
         candidate
         for one in passes.values()
         if asked is None or asked.method in (None, one.name)
         for candidate in _checked(layer, one, list(one.candidates(layer, drafts.statistics[layer.name], block)), drafts)
     ]
-    if asked is not None:
-        enough = [candidate for candidate in found if candidate.energy >= asked.energy]
-        return [min(enough, key=lambda candidate: candidate.macs, default=keep(layer))]
-    return [keep(layer), *(candidate for candidate in found if candidate.energy >= LOWEST_ENERGY)]
+    least = LOWEST_ENERGY if asked is None else asked.energy
+    enough = [candidate for candidate in found if candidate.energy >= least]
+    if asked is None:
+        candidates = [keep(layer), *enough]
+    else:
+        candidates = [min(enough, key=lambda candidate: candidate.macs, default=keep(layer))]
+    if enough:
+        return candidates, None
+    if found:
+        most = max(candidate.energy for candidate in found)
+        lacks = f"no cheaper setting keeps {100 * least:g} % of its response's variance ({100 * most:.3g} % at most)"
+        return candidates, lacks
+    narrow = all(min(one.limits(layer)) <= block for one in passes.values())
+    ranks = f"rank in multiples of {block}"
+    return candidates, f"too narrow for any {ranks}" if narrow else f"no setting is cheaper ({ranks})"
 
 
 def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts: Drafts) -> Sequence[Candidate]:
@@ -52,12 +72,17 @@ def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts
 
 def find_candidates(
     layers: Sequence[Layer], drafts: Drafts, manual: Mapping[str, ManualRank], block: int, advance: Advance
-) -> dict[str, list[Candidate]]:
-    """Return the candidates of every layer, in the order of the layers; the largest layers are seen to first."""
+) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
+    """Return the candidates of every layer, in the order of the layers, and why some that passes suit have none.
+
+    The largest layers are seen to first.
+    """
     ordered = sorted(layers, key=lambda layer: -layer.weight.size)
-    everything = in_parallel(lambda layer: layer_candidates(layer, drafts, manual, block), ordered)
-    by_layer = {}
-    for layer, candidates in zip(ordered, everything, strict=True):
+    everything = in_parallel(lambda layer: _offered(layer, drafts, manual, block), ordered)
+    by_layer, reasons = {}, {}
+    for layer, (candidates, reason) in zip(ordered, everything, strict=True):
         by_layer[layer.name] = candidates
+        if reason is not None:
+            reasons[layer.name] = reason
         advance(1)
-    return {layer.name: by_layer[layer.name] for layer in layers}
+    return {layer.name: by_layer[layer.name] for layer in layers}, reasons

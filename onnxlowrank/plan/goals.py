@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import replace
 
-from onnxlowrank.errors import ModelError
-from onnxlowrank.evaluate.agreement import compare_outputs
-from onnxlowrank.goal import CONV_MACS, DEFAULT_SPEEDUP, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
+from onnxlowrank.goal import CONV_MACS, COUNTED, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, TOO_FAST, Goal
+from onnxlowrank.graph.outside import byte_count
+from onnxlowrank.graph.storage import bytes_per_weight
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
-from onnxlowrank.passes.base import Candidate
+from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
-from onnxlowrank.plan.counted import plan_by, plan_by_macs, unchanged_plan
+from onnxlowrank.plan.counted import least_plan, plan_by, plan_by_macs
+from onnxlowrank.plan.drop import network_for_drop
 from onnxlowrank.plan.latency_model import LatencyModel
+from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.search import search_plan
+from onnxlowrank.plan.selection import Choices, choices_of
+from onnxlowrank.plan.tradeoff import Tradeoff
 
 _FITS = 3
 """How often a plan is fitted, should the network turn out slower than its outline."""
-_DROP_FITS = 6
-"""How many networks are fitted in search of the fastest one within a drop of accuracy."""
-_NEAR = 1.1
-"""That search ends between two speed-ups whose ratio this is."""
+_NOT_NEEDED = "the goal is reached without it"
 
 
-def network_for(goal: Goal, builder: NetworkBuilder, timer: ChainTimer, unseen: Inputs) -> FittedNetwork:
+def network_for(
+    goal: Goal, builder: NetworkBuilder, timer: ChainTimer, unseen: Inputs, choosing: Inputs
+) -> FittedNetwork:
     """Return the network that reaches a goal, or comes closest.
 
     Args:
         goal: What is asked for.
         builder: Makes networks of plans.
         timer: Times chains, where the goal is a time.
-        unseen: Inputs the fit has not seen, to measure a drop on.
+        unseen: Inputs that neither the fit nor any choice has seen, to confirm a drop on.
+        choosing: Others that the fit has not seen, to choose by within a drop.
     """
-    if goal.kind == CONV_MACS:
-        return network_for_conv_macs(builder, goal.value)
-    if goal.kind == MAX_MACS:
-        return network_for_macs(builder, goal.value)
-    if goal.kind == MAX_SIZE:
-        return network_for_size(builder, goal.value)
-    latency_model = LatencyModel(builder.network, builder.candidates, builder.losses, timer)
-    if goal.kind == LATENCY:
-        return network_for_latency(builder, latency_model, goal.value)
-    if goal.kind == MAX_DROP:
-        return network_for_drop(builder, latency_model, unseen, goal.value)
-    return network_for_speedup(builder, latency_model, goal.value)
+    if goal.kind in COUNTED:
+        make = {CONV_MACS: network_for_conv_macs, MAX_MACS: network_for_macs, MAX_SIZE: network_for_size}[goal.kind]
+        fitted, tradeoff = make(builder, goal.value), _counted_tradeoff(builder, goal.kind)
+    else:
+        latency_model = LatencyModel(builder.network, builder.candidates, builder.losses, timer)
+        if goal.kind == LATENCY:
+            fitted = network_for_latency(builder, latency_model, goal.value)
+        elif goal.kind == MAX_DROP:
+            fitted = network_for_drop(builder, latency_model, unseen, choosing, goal.value)
+        else:
+            fitted = network_for_speedup(builder, latency_model, goal.value)
+        tradeoff = _timed_tradeoff(builder, latency_model)
+    return replace(fitted, tradeoff=tradeoff)
 
 
 def network_for_speedup(builder: NetworkBuilder, latency_model: LatencyModel, speedup: float) -> FittedNetwork:
@@ -68,65 +74,72 @@ def network_for_latency(builder: NetworkBuilder, latency_model: LatencyModel, mi
     network = builder.network
     (now,) = measure_in_sessions([network.original], network.feeds, network.target, seconds=5.0)
     if now.median <= milliseconds:
-        return builder.build(unchanged_plan(network.layers))
+        return builder.build(least_plan(builder.candidates), reason=_NOT_NEEDED)
     return network_for_speedup(builder, latency_model, now.median / milliseconds)
-
-
-def network_for_drop(
-    builder: NetworkBuilder, latency_model: LatencyModel, unseen: Inputs, points: float
-) -> FittedNetwork:
-    """Return the fastest network found that loses at most so many points on inputs the fit has not seen."""
-    original = builder.network.original
-    if math.isnan(compare_outputs(original, original, unseen[:1], lambda amount: None).drop):
-        raise ModelError("--max-drop counts classes, but the first output of the network is no [N, classes]")
-    best = builder.build(unchanged_plan(builder.network.layers))
-    low, high, speedup = 1.0, math.inf, DEFAULT_SPEEDUP
-    for _ in range(_DROP_FITS):
-        planned = search_plan(builder.network, latency_model, builder.select, speedup, builder.progress)
-        fitted = builder.build(planned.plan, planned.predicted)
-        advance = builder.progress.stage("compare", len(unseen))
-        if compare_outputs(original, fitted.model, unseen, advance).drop <= points:
-            low, best = speedup, max(best, fitted, key=lambda one: one.speedup)
-            if not planned.reached:
-                break  # there is none faster
-        else:
-            high = speedup
-        if high / low < _NEAR:
-            break
-        speedup = 2 * low if math.isinf(high) else math.sqrt(low * high)
-    return best
 
 
 def network_for_conv_macs(builder: NetworkBuilder, speedup: float) -> FittedNetwork:
     """Return the network whose convolutions have so many times fewer multiply-accumulates, or as few as possible."""
+    network = builder.network
+    kept = sum(one.macs for one in network.kept if one.is_conv)
     return builder.build(
-        plan_by_macs(builder.network.layers, builder.candidates, speedup, builder.select, builder.losses)
+        plan_by_macs(network.layers, builder.candidates, speedup, builder.select, builder.losses, kept)
     )
 
 
 def network_for_macs(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network of at most so many multiply-accumulates for one sample, or of as few as possible."""
-    if sum(layer.macs for layer in builder.network.layers) <= most:
-        return builder.build(unchanged_plan(builder.network.layers))
+    for_layers = most - sum(one.macs for one in builder.network.kept)
+    plan = least_plan(builder.candidates)
+    if sum(candidate.macs for candidate in plan.values()) <= for_layers:
+        return builder.build(plan, reason=_NOT_NEEDED)
     return builder.build(
-        plan_by(lambda candidate: candidate.macs, builder.candidates, most, builder.select, builder.losses)
+        plan_by(lambda candidate: candidate.macs, builder.candidates, for_layers, builder.select, builder.losses)
     )
 
 
 def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network whose file has at most so many bytes, or as few as possible."""
-    network = builder.network
-    if network.original.ByteSize() <= most:
-        return builder.build(unchanged_plan(network.layers))
+    network, plan, in_bytes = builder.network, least_plan(builder.candidates), _in_bytes(builder.network)
+    is_rewritten = any(candidate.method != KEEP for candidate in plan.values())
+    least = network.outline(plan) if is_rewritten else network.original
+    if byte_count(least) <= most:
+        return builder.build(plan, reason=_NOT_NEEDED)
 
-    def in_bytes(candidate: Candidate) -> int:
-        return 4 * candidate.parameters
-
-    plan, size = unchanged_plan(network.layers), network.model.ByteSize()
+    size = byte_count(least if is_rewritten else network.written({}))
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
         around = size - sum(map(in_bytes, plan.values()))
         plan = plan_by(in_bytes, builder.candidates, most - around, builder.select, builder.losses)
-        size = network.outline(plan).ByteSize()
+        size = byte_count(network.outline(plan))
         if size <= most:
             break
     return builder.build(plan)
+
+
+def _in_bytes(network: Network) -> Callable[[Candidate], int]:
+    """Return what tells the bytes of a candidate's weights, as they are stored."""
+    return lambda candidate: bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
+
+
+def _counted_tradeoff(builder: NetworkBuilder, kind: str) -> Tradeoff:
+    """Return what a selection by multiply-accumulates, of the convolutions alone or of all, or by bytes chose from."""
+    network = builder.network
+    if kind == MAX_SIZE:
+        whole = byte_count(network.written({}))
+        fixed = whole - sum(map(_in_bytes(network), least_plan(builder.candidates).values()))
+    else:
+        fixed = sum(one.macs for one in network.kept if one.is_conv or kind == MAX_MACS)
+        fixed -= sum(layer.macs for layer in network.layers if kind == CONV_MACS and not layer.is_conv)
+        whole = fixed + sum(layer.macs for layer in network.layers)
+
+    def choices() -> Choices:
+        cost = _in_bytes(network) if kind == MAX_SIZE else lambda candidate: candidate.macs
+        return choices_of(builder.candidates, cost, builder.losses)
+
+    return Tradeoff(choices, whole, fixed, builder.losses, builder.select)
+
+
+def _timed_tradeoff(builder: NetworkBuilder, latency_model: LatencyModel) -> Tradeoff:
+    """Return what a selection by time chose from."""
+    about = latency_model.whole, latency_model.rest, builder.losses, builder.select
+    return Tradeoff(latency_model.choices, *about, latency_model.no_faster)

@@ -15,7 +15,7 @@ plan that was measured as a whole says of them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,9 +125,14 @@ class LatencyModel:
         """Take in what a timed candidate costs in truth: the chains of its layer are as much slower or faster."""
         self._corrections[candidate.layer] *= milliseconds / self.of(candidate)
 
+    @property
+    def no_faster(self) -> Collection[str]:
+        """The layers whose chains were corrected, as inside the network they were no faster than their layers."""
+        return self._corrections.keys()
+
     def _scale(self, layer: str, method: str) -> float:
         dense = self._scales[layer]
-        return dense if method == KEEP else dense * self._chains * self._corrections[layer]
+        return dense if method == KEEP else dense * self._chains * self._corrections.get(layer, 1.0)
 
     def _times(self, candidate: Candidate) -> dict[Setting, _Timed]:
         return self._timed[self._kinds[candidate.layer], candidate.method]
@@ -192,4 +197,5 @@ def _speeds(ranks: _Floats, timed: Mapping[Setting, _Timed], prior: float) -> _F
 def _kind(layer: Layer) -> Hashable:
     """Return what equal layers share: chains of equal shape take equally long in them."""
     about = layer.op, layer.weight.shape, layer.geometry, layer.group, layer.bias is None
-    return *about, layer.input_shape, layer.activation.name, layer.shortcut is None
+    places = tuple((place.input_shape, place.activation.name, place.shortcut is None) for place in layer.places)
+    return *about, places

@@ -15,15 +15,17 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
+from onnxlowrank.calibrate.statistics import place_probe
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.evaluate.classes import class_scores, confidence, divergence
+from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
+from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes
+from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
@@ -31,26 +33,26 @@ from onnxlowrank.measure.sessions import all_threads, open_session, running
 
 Outputs = list[NDArray[np.generic]]
 
-_CONFIDENCE = 0.8
-"""Mean probability of the most probable class above which the temperature is raised."""
-_HOTTEST = 1e3
 _MOST_REFITTED = 8
 """Of the next layers: those behind a residual block or in a dense one are many; the nearest stand for all."""
-_PROBE = "::onnxlowrank::response"
 _SEED = 0
 _TINY = 1e-30
 
 
 class LayerSensitivity:
-    """A network and its outputs, with which those of approximations of single layers are compared.
+    """A network, and what its outputs are judged by, with which those of approximations of single layers are compared.
 
-    The loss is the mean Kullback-Leibler divergence where the first output is ``[N, classes]``, and otherwise the
-    squared relative error of all outputs. On images a network was trained with it is so sure of its classes that only a
-    few would count: the divergence is taken at a temperature at which it is less sure.
+    :class:`~onnxlowrank.evaluate.objective.Objective` says what is lost. Of a layer that nothing judged depends on, say
+    one behind a choice of regions, that is the share of its own response's variance.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, layers: Sequence[Layer], rewritten: Sequence[Layer], inputs: Inputs
+        self,
+        model: onnx.ModelProto,
+        layers: Sequence[Layer],
+        rewritten: Sequence[Layer],
+        inputs: Inputs,
+        measures: Sequence[Measure],
     ) -> None:
         """Run the network.
 
@@ -59,11 +61,15 @@ class LayerSensitivity:
             layers: Of that model.
             rewritten: Those of them that may be rewritten, so that they can take back errors.
             inputs: To measure losses on.
+            measures: How its outputs are measured.
         """
-        self._model, self._layers, self._inputs = model, layers, inputs
+        judged = [one.tensor for one in measures]
+        self._judging = depends_on(model, set(judged))
+        others = [place.output for layer in layers for place in layer.places if place.output not in self._judging]
+        self._model, self._layers, self._inputs = with_only_outputs(model, [*judged, *others]), layers, inputs
+        self._ending = unused_ending(model, "::onnxlowrank")
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
-        self._outputs = _run(model, inputs)
-        self._temperature = _temperature(self._outputs)
+        self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
         self._depth, self._prefix_cache = 0, PrefixCache(inputs, _SEED)
 
@@ -77,8 +83,8 @@ class LayerSensitivity:
         if self._depths[layer.name] < self._depth:
             self._prefix_cache = PrefixCache(self._inputs, _SEED)
         self._depth = self._depths[layer.name]
-        probes = _probes([layer, *self._next[layer.name]])
-        true = _joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
+        probes = self._probes([layer, *self._next[layer.name]])
+        true = self._joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
         return [self._loss(layer, chain, true) for chain in chains]
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
@@ -89,17 +95,34 @@ class LayerSensitivity:
         changed = self._responses(chains, following) if following else {}
         chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
-        return float(lost), _change(self._outputs, _run(*self._with(chains)), self._temperature)
+        if self._judging.isdisjoint(place.output for place in layer.places):
+            return float(lost), float(lost)
+        return float(lost), self._objective.loss(_run(*self._with(chains)))
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
-        probed, inputs = self._with(chains, _probes(layers))
-        return _joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
+        probed, inputs = self._with(chains, self._probes(layers))
+        return self._joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
 
     def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network with these chains."""
         changed = rewrite(self._model, self._layers, chains)
         return self._prefix_cache.rest(add_probes(changed, probes) if probes else changed)
+
+    def _probes(self, layers: Sequence[Layer]) -> list[Probe]:
+        return [
+            place_probe(f"{number}/{layer.name}{self._ending}", place.output, layer)
+            for layer in layers
+            for number, place in enumerate(layer.places)
+        ]
+
+    def _joined(self, rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
+        """Return all rows by the names of their layers, those of all places together."""
+        found: dict[str, list[Rows]] = {}
+        for one in rows:
+            for name, values in one.items():
+                found.setdefault(name.removesuffix(self._ending).partition("/")[2], []).append(values)
+        return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
@@ -125,15 +148,6 @@ def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
     return Chain((*chain.steps, step), (matrix @ bias + fitted.bias).astype(np.float32))
 
 
-def _probes(layers: Sequence[Layer]) -> list[Probe]:
-    return [Probe(layer.name + _PROBE, layer.output, not layer.is_conv) for layer in layers]
-
-
-def _joined(rows: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Return all rows by the names of their layers."""
-    return {name.removesuffix(_PROBE): np.concatenate([one[name] for one in rows]) for name in rows[0]}
-
-
 def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
     """Return all outputs of the network, one feed after the other."""
     session = open_session(model, all_threads())
@@ -143,27 +157,3 @@ def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
         with running(feeds):
             outputs.append(session.run(None, {name: value for name, value in feeds.items() if name in wanted}))
     return outputs
-
-
-def _temperature(outputs: Sequence[Outputs]) -> float:
-    """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
-    scores = class_scores([one[0] for one in outputs])
-    if scores is None or confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
-        return 1.0
-    return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
-
-
-def _change(before: Sequence[Outputs], after: Sequence[Outputs], temperature: float) -> float:
-    """Return the divergence of the classes, or the squared relative error of all outputs that are real numbers."""
-    one, other = (class_scores([output[0] for output in outputs]) for outputs in (before, after))
-    if one is not None and other is not None:
-        return temperature**2 * divergence(one, other, temperature)
-    difference = norm = 0.0
-    for pair in zip(before, after, strict=True):
-        for output, changed in zip(*pair, strict=True):
-            if isinstance(output, np.ndarray) and output.dtype.kind == "f":
-                known = np.isfinite(output)
-                values = output[known].astype(np.float64)
-                difference += float(((changed[known].astype(np.float64) - values) ** 2).sum())
-                norm += float((values**2).sum())
-    return difference / norm if norm else 0.0

@@ -37,15 +37,20 @@ def manual_ranks(
 ) -> dict[str, ManualRank]:
     """Return what was asked for by hand, checked and with the pass that does it.
 
-    Where no pass is named, ranks are for the first one, in the order of names, that takes so many.
+    A layer of several places goes by the name of any. Where no pass is named, ranks are for the first one, in the order
+    of names, that takes so many.
     """
-    chosen = {}
-    known = {layer.name: layer for layer in layers}
-    for name, given in ranks.items():
+    chosen: dict[str, ManualRank] = {}
+    known = {place.name: layer for layer in layers for place in layer.places}
+    for node, given in ranks.items():
         asked = given if isinstance(given, ManualRank) else ManualRank(tuple(given))
-        shown = f"--rank {name}={asked}"
-        if name not in known:
-            raise OptionError(f"{shown}: there is no layer {name}; layers are {some_names(layers)}")
+        shown = f"--rank {node}={asked}"
+        if node not in known:
+            raise OptionError(f"{shown}: there is no layer {node}; layers are {some_names(layers)}")
+        layer = known[node]
+        name = layer.name
+        if name in chosen:
+            raise OptionError(f"{shown}: that is layer {name}, with the same weight, for which --rank is given as well")
         passes = applicable.get(name, {})
         if asked.method is not None and asked.method not in passes:
             raise OptionError(f"{shown}: no pass {asked.method} suits this layer; choose from {', '.join(passes)}")
@@ -58,7 +63,7 @@ def manual_ranks(
         fitting = [one for one in willing if len(one.rank_names) == len(asked.setting)]
         if not fitting:
             raise OptionError(f"{shown}: no pass chosen for this layer takes {len(asked.setting)} rank(s)")
-        limits = fitting[0].limits(known[name])
+        limits = fitting[0].limits(layer)
         if any(not 1 <= rank <= limit for rank, limit in zip(asked.setting, limits, strict=True)):
             raise OptionError(f"{shown}: {fitting[0].name} takes ranks from 1 to {'x'.join(map(str, limits))} here")
         chosen[name] = replace(asked, method=fitting[0].name)

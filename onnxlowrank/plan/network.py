@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import KeptNode
+from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
+from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
+from onnxlowrank.graph.probe import with_only_outputs
 from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.graph.storage import StoredTypes, store, stored_types
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import measure
-from onnxlowrank.measure.node_times import profile, profile_interleaved, time_per_layer
+from onnxlowrank.measure.node_times import NodeTime, profile, profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
+from onnxlowrank.progress import Advance
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,9 @@ class Network:
         lowering: Chooses how chains are written.
         feeds: One input, for timing.
         target: Where it is timed.
+        measures: How its outputs are measured.
+        metric: A figure of merit, or None.
+        kept: What multiplies and accumulates, and belongs to no layer.
     """
 
     original: onnx.ModelProto
@@ -41,10 +52,47 @@ class Network:
     lowering: ChooseLowering
     feeds: Feeds
     target: Target
+    measures: Sequence[Measure] = ()
+    metric: str | FigureOfMerit | None = None
+    kept: Sequence[KeptNode] = ()
+
+    def compare(
+        self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
+    ) -> Agreement:
+        """Return how far the outputs of a rewritten network are from those of the original.
+
+        Args:
+            model: The network as it is written.
+            chains: What its layers became.
+            inputs: Sample inputs.
+            advance: Told of every feed.
+        """
+        outputs = {output.name for output in self.original.graph.output}
+        tensors = [one.tensor for one in self.measures if one.tensor not in outputs]
+        inside = None
+        if tensors:
+            exposed = with_only_outputs(self.model, tensors)
+            inside = exposed, self._written(exposed, chains)
+        found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
+        if self.metric is None:
+            return found
+        return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan, with constants for weights."""
-        return rewrite_and_fold(self.model, self.layers, self.outlines(plan))
+        return self.written(self.outlines(plan))
+
+    def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
+        return self._written(self.model, chains)
+
+    def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        return store(fold_gathers(rewrite(model, self.layers, chains)), self.stored_types, self._own)
+
+    @cached_property
+    def stored_types(self) -> StoredTypes:
+        """Which weights are stored in half precision."""
+        return stored_types(self.original)
 
     def outlines(self, plan: Plan) -> dict[str, Chain]:
         """Return the chains of a plan, by layer, with constants for weights."""
@@ -62,7 +110,7 @@ class Network:
         if self.target.kind != "cpu":
             (latency,) = measure([self.model], self.feeds, self.target, seconds=2.0)
             return {}, latency.median
-        inside, rest = time_per_layer(profile(self.model, self.feeds, self.target), self.layers)
+        inside, rest = self._by_layer(profile(self.model, self.feeds, self.target))
         return inside, rest + sum(inside.values())
 
     def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
@@ -72,9 +120,11 @@ class Network:
         """
         if self.target.kind != "cpu":
             return [{} for _ in models]
-        return [time_per_layer(times, self.layers)[0] for times in profile_interleaved(models, self.feeds, self.target)]
+        return [self._by_layer(times)[0] for times in profile_interleaved(models, self.feeds, self.target)]
 
+    def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
+        return time_per_layer(times, self.layers, self._own)
 
-def rewrite_and_fold(model: onnx.ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> onnx.ModelProto:
-    """Return the network with chains in place of layers, permutations of maps folded into what follows."""
-    return fold_gathers(rewrite(model, layers, chains))
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(node.name for node in self.model.graph.node)

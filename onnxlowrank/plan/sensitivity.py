@@ -32,6 +32,8 @@ import numpy as np
 from onnxlowrank.calibrate.hold_out import affordable, spread
 from onnxlowrank.calibrate.statistics import Calibration
 from onnxlowrank.decompose.spectrum import as_checked
+from onnxlowrank.errors import NotFiniteError
+from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.parallel import in_parallel
@@ -79,6 +81,7 @@ class SensitivityLosses:
         calibration: Calibration,
         drafts: Drafts,
         candidates: Mapping[str, Sequence[Candidate]],
+        measures: Sequence[Measure],
         progress: Progress,
     ) -> None:
         """Measure two settings of every layer.
@@ -87,6 +90,7 @@ class SensitivityLosses:
             calibration: The network, and inputs of which some were held out by :func:`hold_out`, if there are enough.
             drafts: Of its layers.
             candidates: Of every layer.
+            measures: How the outputs of the network are measured.
             progress: Told how far it is.
         """
         self.curves: dict[str, SensitivityCurve] = {}
@@ -98,7 +102,9 @@ class SensitivityLosses:
             first = {layer.name: _first(candidates[layer.name]) for layer in self._layers}
             advance = progress.stage("sensitivity", 1 + 2 * len(first))
             used = calibration.inputs.subset(spread(calibration.inputs, affordable(calibration.layers)))
-            self._layer_sensitivity = LayerSensitivity(calibration.model, calibration.layers, self._layers, used)
+            self._layer_sensitivity = LayerSensitivity(
+                calibration.model, calibration.layers, self._layers, used, measures
+            )
             advance(1)
             self._measure(first, advance)
             self._usual = float(np.exp(np.mean([curve.harm.mean() for curve in self.curves.values()])))
@@ -140,7 +146,10 @@ class SensitivityLosses:
         for layer in layers:
             measured = self._measured[layer.name]
             chains = [self._drafts.of(layer, one).chain for one in candidates[layer.name]]
-            losses = self._layer_sensitivity.losses(layer, chains)
+            try:
+                losses = self._layer_sensitivity.losses(layer, chains)
+            except NotFiniteError:  # in the network with one of the chains
+                losses = [(1.0, np.inf)] * len(chains)
             for one, (lost, loss) in zip(candidates[layer.name], losses, strict=True):
                 measured[one] = _Measured(max(lost, _NOTHING_LOST), loss, self._unseen(layer, one))
                 _LOG.info("%s: %s %s loses %.5f, the network %.6f", layer.name, one.method, one.setting, lost, loss)

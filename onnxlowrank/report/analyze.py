@@ -8,6 +8,7 @@ from functools import partial
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.analyze import Analysis, LayerAnalysis
 
 _SHARES = (0.9, 0.95, 0.99, 0.999)
@@ -34,10 +35,10 @@ def _headline(found: Analysis) -> str:
 
 
 def _spectra(found: Analysis) -> Table:
-    columns = ("layer", "op", "weight", "MMACs", *(f"{100 * share:g} %" for share in _SHARES), "zeros")
+    columns = ("layer", "op", "weight", "MACs", *(f"{100 * share:g} %" for share in _SHARES), "zeros")
     rows = [
         (
-            *(layer.name, layer.op, "x".join(map(str, layer.shape)), f"{layer.macs / 1e6:.2f}"),
+            *(layer.name, layer.op, "x".join(map(str, layer.shape)), amount(layer.macs)),
             *(f"{layer.rank(share)}/{len(layer.spectrum) - 1}" if layer.spectrum else "" for share in _SHARES),
             "" if layer.zeros is None else f"{100 * layer.zeros:.0f} %",
         )
@@ -66,7 +67,9 @@ def _refusals(found: Analysis) -> Table:
     for layer in found.layers:
         for method, reason in layer.refusals.items():
             layers[method, reason].append(layer.name)
-        if not layer.suits and not layer.refusals:
+        if layer.kept_because:
+            layers["all", layer.kept_because].append(layer.name)
+        elif not layer.suits and not layer.refusals:
             layers["all", f"{layer.op} is none of theirs"].append(layer.name)
     rows = [(method, reason, _some(names)) for (method, reason), names in sorted(layers.items())]
     return Table("Passes that do not suit, and why", ("pass", "reason", "layers"), rows, frozenset({0, 1, 2}))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.report.agreement import NOT_COMPARED, figure, is_plain, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import distributions
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.compare import Comparison, ModelSummary, Run
 
 
@@ -16,10 +19,20 @@ def comparison_report(found: Comparison, command: str = "") -> Report:
     """Return the report of networks side by side."""
     names = [one.name for one in found.facts]
     tables = [_times(found.runs), _sizes(found.facts, found.runs), _differences(names[1:], found.differences)]
+    for name, one in zip(names[1:], found.differences, strict=True):
+        if one.outputs and not is_plain(one):
+            table = output_table(one)
+            tables.append(replace(table, title=f"{table.title} of {name}"))
     if found.metric is not None:
         rows = [(name, f"{value:.6g}") for name, value in zip(names, found.merits, strict=True)]
         tables.append(Table(f"What {found.metric} makes of them", ("network", "value"), rows))
     notes = [f"outputs were compared on {found.inputs}"]
+    notes += [
+        f"{name}: outputs were not compared, {one.not_compared}"
+        for name, one in zip(names[1:], found.differences, strict=True)
+        if one.not_compared
+    ]
+    notes.append("speed-ups are medians over rounds taken in turns, so they may differ from the ratio of the medians")
     if any(one.accuracy for one in found.differences):
         notes.append("accuracies are before -> after: of the first network, and of the one in the row")
     providers = tuple(dict.fromkeys(run.provider for run in found.runs))
@@ -59,17 +72,17 @@ def _times(runs: Sequence[Run]) -> Table:
 
 
 def _sizes(facts: Sequence[ModelSummary], runs: Sequence[Run]) -> Table:
-    columns = ("network", "file (MB)", "nodes", "MMACs", "parameters (thousand)", "load (ms)", "peak memory (MB)")
+    columns = ("network", "file", "nodes", "MACs", "parameters", "load (ms)", "peak memory")
     first = {run.model: run for run in reversed(runs)}
     rows = []
     for one in facts:
         memory = first[one.name].footprint.memory
         rows.append(
             (
-                *(one.name, f"{one.file_bytes / 1e6:.2f}", str(one.nodes)),
-                *(f"{one.macs / 1e6:.1f}", f"{one.parameters / 1e3:.1f}"),
+                *(one.name, amount(one.file_bytes, "B"), str(one.nodes)),
+                *(f"{'' if one.macs_complete else 'at least '}{amount(one.macs)}", amount(one.parameters)),
                 f"{first[one.name].footprint.load_ms:.1f}",
-                "" if memory is None else f"{memory / 1e6:.1f}",
+                "" if memory is None else amount(memory, "B"),
             )
         )
     return Table(f"What they take (load and memory: {_condition(runs[0])}, a process each)", columns, rows)
@@ -84,7 +97,8 @@ def _differences(names: Sequence[str], differences: Sequence[Agreement]) -> Tabl
         if labelled:
             classes += [_pair(one.accuracy), _pair(one.top5_accuracy)]
         for index, output in enumerate(one.outputs):
-            figures = (f"{output.largest:.4g}", f"{output.relative_error:.4g}")
+            why = output.why_not or NOT_COMPARED
+            figures = (figure(output.largest, ".4g", why), figure(output.relative_error, ".4g", ""))
             rows.append((name, output.name, *figures, *(classes if not index else [""] * len(classes))))
     columns += ["top-1 accuracy (%)", "top-5 accuracy (%)"] if labelled else []
     return Table("How outputs differ from the first network's", columns, rows, frozenset({0, 1}))

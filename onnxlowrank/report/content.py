@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from onnxlowrank.text import printable
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,22 @@ class Report:
     notes: Sequence[str] = ()
     environment: Sequence[tuple[str, str]] = ()
     command: str = ""
+
+    def printable(self) -> Report:
+        """Return the report as it may be shown: names in it cannot steer a terminal."""
+        return replace(
+            self,
+            title=printable(self.title),
+            headline=printable(self.headline),
+            tables=[_printable_table(table) for table in self.tables],
+            notes=[printable(note) for note in self.notes],
+            environment=[(printable(name), printable(value)) for name, value in self.environment],
+            command=printable(self.command),
+        )
+
+
+def _printable_table(table: Table) -> Table:
+    rows = [[printable(cell) for cell in row] for row in table.rows]
+    return replace(
+        table, title=printable(table.title), columns=[printable(column) for column in table.columns], rows=rows
+    )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlowrank.report.content import Figure
+from onnxlowrank.text import printable
 
 # After Okabe & Ito 2008: told apart by the colour-blind, and on white as on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
@@ -48,7 +49,7 @@ def distributions(title: str, times: Mapping[str, Sequence[float]]) -> Figure:
             medianprops={"color": COLOURS[1], "linewidth": 2},
             **{part: {"color": _INK} for part in ("boxprops", "whiskerprops", "capprops")},
         )
-        axes.set_yticks(range(1, len(times) + 1), list(times))
+        axes.set_yticks(range(1, len(times) + 1), list(map(_label, times)))
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("milliseconds a run: quartiles, median, 1st and 99th percentile")
@@ -63,9 +64,13 @@ def bars(title: str, unit: str, labels: Sequence[str], groups: Mapping[str, Sequ
         places = np.arange(len(labels))
         for index, (name, values) in enumerate(groups.items()):
             axes.barh(
-                places + (index - (len(groups) - 1) / 2) * height, values, height, label=name, color=COLOURS[index]
+                places + (index - (len(groups) - 1) / 2) * height,
+                values,
+                height,
+                label=_label(name),
+                color=COLOURS[index],
             )
-        axes.set_yticks(places, labels)
+        axes.set_yticks(places, list(map(_label, labels)))
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlabel(unit)
         axes.grid(axis="x")
@@ -81,7 +86,7 @@ def curves(
     with _drawn(title, 4.0) as ((axes,), figure):
         for index, (name, (across, up)) in enumerate(lines.items()):
             style = ("-", "--", ":")[index // len(COLOURS) % 3]
-            axes.plot(across, up, style, marker="o", markersize=3.5, label=name)
+            axes.plot(across, up, style, marker="o", markersize=3.5, label=_label(name))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if log_y:
@@ -98,7 +103,7 @@ def pictures(title: str, grids: Mapping[str, NDArray[np.floating]]) -> Figure:
     with _drawn(title, 0.3 + _WIDTH / len(grids), columns=len(grids)) as (every, figure):
         for axes, (name, images) in zip(every, grids.items(), strict=True):
             axes.imshow(_tiled(images), interpolation="nearest")
-            axes.set_title(name, fontsize=9, color=_INK)
+            axes.set_title(_label(name), fontsize=9, color=_INK)
             axes.set_axis_off()
     return figure[0]
 
@@ -112,11 +117,17 @@ def points(title: str, clouds: Mapping[str, NDArray[np.floating]]) -> Figure:
             axes.scatter(*cloud.T, c=colours, s=4, edgecolors=_INK, linewidths=0.15)
             axes.set(xlim=(-largest, largest), ylim=(-largest, largest), zlim=(-largest, largest))
             axes.set(xlabel="red", ylabel="green", zlabel="blue", xticks=[0], yticks=[0], zticks=[0])
-            axes.set_title(name, fontsize=9)
+            axes.set_title(_label(name), fontsize=9)
             axes.set_box_aspect(None, zoom=0.75)  # room for the labels
             for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
                 axis.set_pane_color((0, 0, 0, 0))
     return figure[0]
+
+
+def _label(name: str) -> str:
+    """Return a name as a label that matplotlib shows as it is: no formula, and no label to be left out of a legend."""
+    shown = printable(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _tiled(images: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -19,4 +19,4 @@ _TEMPLATES = jinja2.Environment(
 def html(report: Report) -> str:
     """Return the report as HTML; texts are escaped, figures are taken as they are."""
     figures = [(figure.title, Markup(figure.svg)) for figure in report.figures()]
-    return _TEMPLATES.get_template("report.html").render(report=report, figures=figures)
+    return _TEMPLATES.get_template("report.html").render(report=report.printable(), figures=figures)

@@ -6,13 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
+from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars, distributions, pictures, points
+from onnxlowrank.report.units import amount, scale
 from onnxlowrank.result import LayerReport, ModelReport, Result
 
 
@@ -27,7 +28,7 @@ def optimisation_report(result: Result, title: str, command: str = "") -> Report
     return Report(
         title,
         headline(result),
-        [_layers(result), _whole(result)],
+        [_layers(result), _whole(result), *([] if is_plain(result.agreement) else [output_table(result.agreement)])],
         partial(_figures, result),
         result.notes,
         environment((result.provider,), (result.threads,)),
@@ -37,20 +38,24 @@ def optimisation_report(result: Result, title: str, command: str = "") -> Report
 
 def headline(result: Result) -> str:
     """Return the one sentence that says what was asked for and what came out."""
-    goal, got = result.goal, _amount(result.goal.kind, result.achieved)
+    goal, got, cost = result.goal, _amount(result.goal.kind, result.achieved), cost_text(result.agreement)
     asked = f"{goal.value:g}x" if goal.kind in (SPEEDUP, CONV_MACS) else _amount(goal.kind, goal.value)
     faster = "" if goal.kind == SPEEDUP else f"; {result.latency_speedup:.2f}x faster in measured latency"
     if goal.kind == MAX_DROP:
         if result.reached:
-            return f"{result.latency_speedup:.2f}x faster in measured latency, {got} lost ({asked} were allowed)."
+            return (
+                f"{result.latency_speedup:.2f}x faster in measured latency, {got} lost ({asked} were allowed): {cost}."
+            )
         return f"Nothing faster was found that loses at most {asked}."
     if result.reached:
-        return f"{got} {_KINDS[goal.kind]}{faster} ({asked} was asked for)."
+        return f"{got} {_KINDS[goal.kind]}{faster} ({asked} was asked for): {cost}."
+    if goal.kind == MAX_MACS and not result.after.is_counted:
+        got = f"more than {got}" if result.achieved > goal.value else f"{got} and what could not be counted"
     if goal.kind in (SPEEDUP, CONV_MACS) and result.achieved <= 1:
         reached = f"no setting makes the network {_KINDS[goal.kind]}"
     else:
         reached = f"the most that could be reached is {got} {_KINDS[goal.kind]}"
-    return f"{asked} was asked for, {reached}{faster}. In the way: {'; '.join(_obstacles(result))}."
+    return f"{asked} was asked for, {reached}{faster}: {cost}. In the way: {'; '.join(_obstacles(result))}."
 
 
 _KINDS = {
@@ -66,9 +71,9 @@ def _amount(kind: str, value: float) -> str:
     """Return a value in the units of a goal."""
     if kind in (SPEEDUP, CONV_MACS):
         return f"{value:.2f}x"
-    if kind == MAX_MACS:
-        return f"{value / 1e6:.1f} MMACs"
-    return {LATENCY: f"{value:.2f} ms", MAX_SIZE: f"{value / 1e6:.2f} MB", MAX_DROP: f"{value:.2f} points"}[kind]
+    if kind in (MAX_MACS, MAX_SIZE):
+        return amount(value, "MACs" if kind == MAX_MACS else "B")
+    return {LATENCY: f"{value:.2f} ms", MAX_DROP: f"{value:.2f} points"}[kind]
 
 
 def _obstacles(result: Result) -> list[str]:
@@ -91,17 +96,16 @@ def _layers(result: Result) -> Table:
     timed = any(layer.milliseconds for layer in result.layers)
     rows = [
         (
-            layer.name,
+            layer.name if layer.places == 1 else f"{layer.name} ({layer.places} places)",
             f"kept: {layer.kept_because}" if layer.method == KEEP else _became(layer),
-            f"{layer.macs[0] / 1e6:.2f}",
-            f"{layer.macs[1] / 1e6:.2f}",
+            *map(amount, layer.macs),
             *([f"{ms:.3f}" for ms in layer.milliseconds] if layer.milliseconds else [""] * 2 * timed),
-            "" if layer.method == KEEP else f"{layer.energy:.3f}",
+            "" if layer.method == KEEP or layer.energy is None else f"{layer.energy:.3f}",
         )
         for layer in result.layers
     ]
     times = ("ms", "after") if timed else ()
-    return Table("Layers", ("layer", "became", "MMACs", "after", *times, "energy kept"), rows, frozenset({0, 1}))
+    return Table("Layers", ("layer", "became", "MACs", "after", *times, "energy kept"), rows, frozenset({0, 1}))
 
 
 def _whole(result: Result) -> Table:
@@ -109,33 +113,35 @@ def _whole(result: Result) -> Table:
     before, after = result.before, result.after
     where = f"{result.provider}, {result.threads} thread{'s' * (result.threads > 1)}"
     counted = (
-        ("MMACs", before.macs / 1e6, after.macs / 1e6, ".1f"),
-        ("parameters (thousand)", before.parameters / 1e3, after.parameters / 1e3, ".1f"),
-        ("file (MB)", before.file_bytes / 1e6, after.file_bytes / 1e6, ".2f"),
+        ("MACs" if before.is_counted else "MACs, at least", before.macs, after.macs, ""),
+        ("parameters", before.parameters, after.parameters, ""),
+        ("file", before.file_bytes, after.file_bytes, "B"),
     )
     rows: list[tuple[str, ...]] = [
-        (name, format(one, form), format(other, form), f"{one / other:.2f}x" if other else "")
-        for name, one, other, form in counted
+        (name, amount(one, unit), amount(other, unit), f"{one / other:.2f}x" if other else "")
+        for name, one, other, unit in counted
     ]
-    medians = (f"{model.latency.median:.2f}" for model in (before, after))
-    rows.append(("latency, median (ms)", *medians, f"{result.latency_speedup:.2f}x"))
+    medians = before.latency.median, after.latency.median
+    rows.append(("latency, median (ms)", *(f"{median:.4g}" for median in medians), f"{medians[0] / medians[1]:.2f}x"))
     rows.append(("latency, 10th .. 90th percentile", _spread(before), _spread(after), ""))
-    rows += [(*row, "") for row in _agreement_rows(result.agreement)]
+    rows.append(("speed-up, median over runs taken in turns", "", "", f"{result.latency_speedup:.2f}x"))
+    rows += [(*row, "") for row in agreement_rows(result.agreement)]
     return Table(f"Whole model, timed on {where}", ("", "before", "after", "ratio"), rows)
 
 
 def _figures(result: Result) -> list[Figure]:
     sides = {"before": result.before.latency.milliseconds, "after": result.after.latency.milliseconds}
     figures = [distributions("Latency", sides)]
-    names = [f"{layer.name}: {_became(layer)}" for layer in result.layers]
-    timed = [layer.milliseconds for layer in result.layers if layer.milliseconds]
-    if len(timed) == len(names):
-        before, after = zip(*timed, strict=True)
+    timed = [layer for layer in result.layers if layer.milliseconds]
+    shown = timed or result.layers
+    names = [f"{layer.name}: {_became(layer)}" for layer in shown]
+    if timed:
+        before, after = zip(*(layer.milliseconds for layer in timed if layer.milliseconds), strict=True)
         figures.append(bars("Time by layer", "milliseconds", names, {"before": before, "after": after}))
     else:
-        before, after = zip(*((layer.macs[0] / 1e6, layer.macs[1] / 1e6) for layer in result.layers), strict=True)
-        title, unit = "Arithmetic by layer", "million multiply-accumulates"
-        figures.append(bars(title, unit, names, {"before": before, "after": after}))
+        factor, prefix = scale(max(max(layer.macs) for layer in shown))
+        before, after = zip(*((layer.macs[0] / factor, layer.macs[1] / factor) for layer in shown), strict=True)
+        figures.append(bars("Arithmetic by layer", f"{prefix}MACs", names, {"before": before, "after": after}))
     if result.first_filters is not None:
         one, other = result.first_filters
         filters = {"as they are": one} if np.array_equal(one, other) else {"before": one, "after": other}
@@ -156,17 +162,4 @@ def _as_images(filters: FloatArray) -> FloatArray:
 
 def _spread(model: ModelReport) -> str:
     low, high = model.latency.spread
-    return f"{low:.2f} .. {high:.2f}"
-
-
-def _agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
-    rows = [
-        ("output difference, relative", "", f"{agreement.relative_error:.4f}"),
-        ("output difference, largest", "", f"{agreement.largest_difference:.4g}"),
-    ]
-    if agreement.top1_agreement is not None:
-        rows.append((f"same top-1 class (of {agreement.inputs})", "", f"{100 * agreement.top1_agreement:.2f} %"))
-    if agreement.accuracy is not None:
-        one, other = agreement.accuracy
-        rows.append((f"top-1 accuracy (of {agreement.inputs})", f"{100 * one:.2f} %", f"{100 * other:.2f} %"))
-    return rows
+    return f"{low:.4g} .. {high:.4g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.profile import NodeProfile, Profile
 
 _LEAST = 0.005
@@ -17,7 +18,7 @@ def profile_report(found: Profile, command: str = "") -> Report:
     """Return the report of where a network spends its time."""
     total = found.milliseconds
     ops = [
-        (op, str(count), f"{ms:.3f}", _percent(ms / total), _million(macs), _rate(2e-6 * macs / ms if ms else 0))
+        (op, str(count), f"{ms:.3f}", _percent(ms / total), _macs(macs), _rate(2e-6 * macs / ms if ms else 0))
         for op, (count, ms, macs) in found.by_op.items()
     ]
     shown = sorted((one for one in found.nodes if one.share >= _LEAST), key=lambda one: -one.milliseconds)
@@ -27,8 +28,8 @@ def profile_report(found: Profile, command: str = "") -> Report:
         left = sum(one.milliseconds for one in small)
         rows.append((f"{len(small)} others", "", f"{left:.3f}", _percent(left / total), "", ""))
     tables = [
-        Table("Operators, as onnxruntime runs them", ("operator", "nodes", "ms", "share", "MMACs", "GFLOP/s"), ops),
-        Table("Nodes", ("node", "operator", "ms", "share", "MMACs", "GFLOP/s"), rows, frozenset({0, 1})),
+        Table("Operators, as onnxruntime runs them", ("operator", "nodes", "ms", "share", "MACs", "GFLOP/s"), ops),
+        Table("Nodes", ("node", "operator", "ms", "share", "MACs", "GFLOP/s"), rows, frozenset({0, 1})),
     ]
 
     def figures() -> list[Figure]:
@@ -54,7 +55,7 @@ def _headline(found: Profile, where: str) -> str:
 
 
 def _row(one: NodeProfile) -> tuple[str, ...]:
-    figures = _percent(one.share), _million(one.macs), _rate(one.gflops)
+    figures = _percent(one.share), _macs(one.macs), _rate(one.gflops)
     return _name(one), one.op, f"{one.milliseconds:.3f}", *figures
 
 
@@ -66,8 +67,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _million(macs: int) -> str:
-    return f"{macs / 1e6:.1f}" if macs else ""
+def _macs(macs: int) -> str:
+    return amount(macs) if macs else ""
 
 
 def _rate(gflops: float) -> str:

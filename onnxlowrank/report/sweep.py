@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxlowrank.report.agreement import figure
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
+from onnxlowrank.report.units import amount
 from onnxlowrank.studies.sweep import Sweep
 
 
@@ -15,7 +17,7 @@ def sweep_report(found: Sweep, command: str = "") -> Report:
     """Return the report of accuracy against measured speed-up."""
     points = found.points
     rows = [_row(point) for point in points]
-    columns = ("asked for", "measured", "MACs", "file (MB)", "top-1 (%)", "same top-1 (%)", "relative error", "network")
+    columns = ("asked for", "measured", "MACs", "file", "top-1 (%)", "same top-1 (%)", "relative error", "network")
     table = Table("Networks", columns, rows, frozenset({0, 7}))
     about = environment((points[0]["provider"],), (points[0]["threads"],))
     notes = [f"compared on {points[0]['agreement']['source']}"]
@@ -32,10 +34,10 @@ def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
         f"{goal['value']:g}x{'' if goal['reached'] else ' (not reached)'}",
         f"{point['latency_speedup']:.2f}x",
         f"{point['macs_speedup']:.2f}x",
-        f"{point['after']['file_bytes'] / 1e6:.2f}",
+        amount(point["after"]["file_bytes"], "B"),
         "" if accuracy is None else f"{100 * accuracy[0]:.2f} -> {100 * accuracy[1]:.2f}",
         "" if same is None else f"{100 * same:.2f}",
-        f"{agreement['relative_error']:.4f}",
+        figure(agreement["relative_error"], ".4f"),
         point["file"],
     )
 
@@ -49,7 +51,7 @@ def _headline(points: Sequence[Mapping[str, Any]]) -> str:
         elif agreement["top1_agreement"] is not None:
             quality = f"{100 * agreement['top1_agreement']:.1f} % same class"
         else:
-            quality = f"error {agreement['relative_error']:.3f}"
+            quality = f"error {figure(agreement['relative_error'], '.3f')}"
         shown.append(f"{point['latency_speedup']:.2f}x: {quality}")
     return f"{'; '.join(shown)}."
 
@@ -64,5 +66,5 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> Figure:
     elif all(one["top1_agreement"] is not None for one in agreements):
         label, values = "same top-1 class (%)", [100.0, *(100 * one["top1_agreement"] for one in agreements)]
     else:
-        label, values = "relative error of the outputs", [0.0, *(one["relative_error"] for one in agreements)]
+        label, values = "relative error of the outputs", [0.0, *(one["relative_error"] or 0.0 for one in agreements)]
     return curves("The whole network", "measured speed-up", label, {"": (speedups, values)})

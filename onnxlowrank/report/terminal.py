@@ -12,6 +12,7 @@ from onnxlowrank.report.content import Report, Table
 
 def print_report(report: Report, console: Console) -> None:
     """Print the tables, the notes and the headline."""
+    report = report.printable()
     for table in report.tables:
         console.print(_rich(table))
         console.print()

@@ -13,18 +13,21 @@ import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
-from onnxlowrank.errors import ModelError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.inputs.preprocess import Preprocess
+from onnxlowrank.inputs.evidence import check_varied
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.inputs.synthetic import check_imaginable
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
@@ -36,7 +39,7 @@ from onnxlowrank.plan.selection import EnergyLosses, Item, choices_of, lost_ener
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
 
-SCHEMA = 1
+SCHEMA = 2
 _INPUTS = 128
 _SPEEDUPS = (1.5, 2.0, 3.0, 4.0, 5.0)
 _ENOUGH = 0.95
@@ -75,6 +78,7 @@ class LayerAnalysis:
         suits: Passes that suit it.
         refusals: Why others do not.
         offers: Settings than which none is cheaper and keeps as much, the cheapest first.
+        kept_because: Why it is no layer, but a node that computes convolutions or matrix products; empty for a layer.
     """
 
     name: str
@@ -86,6 +90,7 @@ class LayerAnalysis:
     suits: tuple[str, ...]
     refusals: Mapping[str, str]
     offers: tuple[Point, ...]
+    kept_because: str = ""
 
     def rank(self, energy: float) -> int:
         """Return how many principal axes keep a share of the variance."""
@@ -147,25 +152,34 @@ def analyze(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise ModelError(f"{describe(model)} has no Conv, Gemm or MatMul with a constant float32 weight to look at")
-    inputs = open_or_synthesise(input_specs(original), calibration, shapes or {}, preprocess, _INPUTS, seed)
+        raise nothing_found(original, describe(model))
+    specs = input_specs(original)
+    if calibration is None:
+        check_imaginable(specs, preprocess_from_options("imagenet") if preprocess is None else preprocess)
+    inputs = open_or_synthesise(specs, calibration, shapes or {}, preprocess, _INPUTS, seed)
+    check_varied(inputs)
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
     layers = with_shapes(normalised, found_layers, inputs)
+    kept = kept_nodes(normalised, layers, inputs)
     applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)
     with RowStore() as store, one_blas_thread():
         stacked = stacked_inputs(original, inputs)
         about = Calibration(normalised, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
         drafts = Drafts(applicable, collect_statistics(about, progress))
         advance = progress.stage("candidates", len(layers))
-        candidates = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
-        found = tuple(
+        candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
+        found = [
             _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], store)
             for layer in layers
-        )
-    speedup = _recommended(layers, candidates)
+        ]
+    order = {node.name: position for position, node in enumerate(normalised.graph.node)}
+    places = [order[layer.nodes[0]] for layer in layers] + [order[one.place] for one in kept]
+    found += [LayerAnalysis(one.name, one.op, (), one.macs, (), None, (), {}, (), one.reason) for one in kept]
+    in_order = tuple(one for _, one in sorted(zip(places, found, strict=True), key=lambda pair: pair[0]))
+    speedup = _recommended(layers, candidates, sum(one.macs for one in kept))
     command = "" if speedup is None else _command(model, calibration, speedup)
-    return Analysis(describe(model), inputs.description, found, speedup, command)
+    return Analysis(describe(model), inputs.description, in_order, speedup, command)
 
 
 def _analysed(
@@ -180,7 +194,7 @@ def _analysed(
     zeros = None
     if statistics is not None:
         spectrum = tuple(statistics.response_energy.tolist())
-        zeros = float((layer.activation(store.read(layer.name)) == 0).mean())
+        zeros = float((layer.common_activation(store.read(layer.name)) == 0).mean())
     front = pareto([Item(one, one.macs, lost_energy(one)) for one in candidates if one.method != KEEP])
     points = (
         Point(one.candidate.method, one.candidate.setting, one.candidate.macs / layer.macs, one.candidate.energy)
@@ -199,13 +213,14 @@ def _analysed(
     )
 
 
-def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]]) -> float | None:
+def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Candidate]], kept: int) -> float | None:
     choices = choices_of(candidates, lambda candidate: candidate.macs, EnergyLosses())
-    total = sum(layer.macs for layer in layers)
+    total = sum(layer.macs for layer in layers) + kept
     best = None
     for speedup in _SPEEDUPS:
-        plan = select_exactly(choices, total / speedup)
-        reached = sum(candidate.macs for candidate in plan.values()) <= total / speedup
+        most = total / speedup - kept
+        plan = select_exactly(choices, most)
+        reached = sum(candidate.macs for candidate in plan.values()) <= most
         if reached and min(candidate.energy for candidate in plan.values()) >= _ENOUGH:
             best = speedup
     return best

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
-from onnxlowrank.errors import InputDataError, ModelError, OptionError
+from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric, merit_of, metric_name, outputs_of
+from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.outside import byte_count
+from onnxlowrank.graph.probe import expose
+from onnxlowrank.inputs.evidence import are_identical
 from onnxlowrank.inputs.feeds import Inputs, joined
 from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.inputs.readers import current_directory_importable, is_reference, resolve
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
 from onnxlowrank.inputs.specs import Feeds, InputSpec, input_specs
 from onnxlowrank.measure.footprint import Footprint, footprint
 from onnxlowrank.measure.interleaved import Interval, speedup_interval, time_in_sessions
-from onnxlowrank.measure.sessions import Target, all_threads, open_session, running
-from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.measure.sessions import Target
+from onnxlowrank.progress import Advance, Progress, Silent
 from onnxlowrank.result import json_ready
 
-SCHEMA = 1
+SCHEMA = 2
 _RANDOM_INPUTS = 8
-
-Outputs = Sequence[Mapping[str, NDArray[np.generic]]]
-Metric = Callable[[Outputs, NDArray[np.int64] | None], float]
-"""From the outputs of a network by name, one mapping an input, and the labels if there are any, a figure of merit."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,16 @@ class ModelSummary:
         name: Its file, or what else it is called.
         file_bytes: Size of its file.
         nodes: Number of nodes.
-        macs: Multiply-accumulates of its Conv, Gemm and MatMul layers for one sample.
-        parameters: Their weights and biases.
+        macs: Multiply-accumulates for one sample, of everything that computes convolutions or matrix products.
+        macs_complete: Whether that is all; otherwise there is work that could not be counted.
+        parameters: Weights and biases of these.
     """
 
     name: str
     file_bytes: int
     nodes: int
     macs: int
+    macs_complete: bool
     parameters: int
 
 
@@ -144,7 +146,8 @@ def compare(
     inputs: Source | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     preprocess: Preprocess | None = None,
-    metric: str | Metric | None = None,
+    metric: str | FigureOfMerit | None = None,
+    outputs: Mapping[str, str] | None = None,
     providers: Sequence[str] = ("cpu",),
     threads: Sequence[int] = (1,),
     batches: Sequence[int] = (),
@@ -160,6 +163,7 @@ def compare(
         shapes: Of random inputs, for dimensions that the networks leave open.
         preprocess: How images become inputs.
         metric: A function of a network's outputs and the labels, or ``module:function`` naming one.
+        outputs: By the name of an output, how it is measured, as for :func:`onnxlowrank.optimize`.
         providers: Execution providers: ``cpu``, ``cuda``, ``cuda:use_tf32=0``, see :func:`onnxlowrank.optimize`.
         threads: Numbers of threads.
         batches: Numbers of samples an input, where the networks leave that open; empty for that of ``inputs``.
@@ -180,7 +184,7 @@ def compare(
         target.check()
     if min(batches, default=1) < 1:
         raise OptionError(f"--batch {min(batches)} makes no sense; give 1 or more")
-    judge = _metric(metric)
+    judge = load_metric(metric)
     networks, names = [load(one, any_precision=True) for one in models], _names(models)
     specs = input_specs(networks[0])
     for name, network in zip(names[1:], networks[1:], strict=True):
@@ -200,8 +204,13 @@ def compare(
             size = footprint(network, feeds, target)
             runs.append(Run(name, target.provider, target.threads, batch, taken, ratio, size))
     advance = progress.stage("compare", len(used) * (len(networks) - 1))
-    changed = tuple(compare_outputs(networks[0], network, used, advance) for network in networks[1:])
-    merits = () if judge is None else tuple(_judged(judge, _outputs(one, used), used, str(metric)) for one in networks)
+    measures = measures_of(networks[0], used.labels is not None, outputs)
+    changed = tuple(_compared(networks[0], network, used, measures, advance) for network in networks[1:])
+    merits = (
+        ()
+        if judge is None
+        else tuple(merit_of(judge, outputs_of(one, used), used.labels, metric_name(metric)) for one in networks)
+    )
     title = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     return Comparison(tuple(facts), tuple(runs), changed, merits, title, used.description, seconds)
 
@@ -220,7 +229,7 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
         a, b = mine.get(key), its.get(key)
         same = a is not None and b is not None and a.dtype == b.dtype and len(a.shape) == len(b.shape)
         if not (same and all(None in pair or len(set(pair)) == 1 for pair in zip(a.shape, b.shape, strict=True))):  # type: ignore[union-attr]
-            raise ModelError(
+            raise UnsupportedModelError(
                 f"{name} has {a or f'no input {key!r}'}, {other_name} has {b or f'no input {key!r}'}: "
                 "networks to compare take the same inputs"
             )
@@ -229,8 +238,11 @@ def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], nam
 def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), inputs)
-    macs, parameters = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
-    return ModelSummary(name, network.ByteSize(), len(network.graph.node), macs, parameters)
+    kept = kept_nodes(normalised, layers, inputs)
+    macs = sum(layer.macs for layer in layers) + sum(one.macs for one in kept)
+    parameters = sum(layer.parameters for layer in layers) + sum(one.parameters for one in kept)
+    complete = all(one.is_counted for one in kept)
+    return ModelSummary(name, byte_count(network), len(network.graph.node), macs, complete, parameters)
 
 
 def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
@@ -239,37 +251,23 @@ def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
         return inputs[0]
     fixed = next((spec for spec in specs if spec.shape and spec.shape[0] is not None), None)
     if fixed is not None:
-        raise InputDataError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
+        raise UnfitInputsError(f"--batch {batch}: the networks have {fixed}, whose batch is fixed; leave --batch out")
     count = math.ceil(batch / inputs.batch)
     many = joined([inputs[index % len(inputs)] for index in range(count)])
     return {name: value[:batch] for name, value in many.items()}
 
 
-def _outputs(network: onnx.ModelProto, inputs: Inputs) -> Outputs:
-    session = open_session(network, all_threads())
-    names = [value.name for value in session.get_outputs()]
-    found = []
-    for feeds in inputs:
-        with running(feeds):
-            found.append(dict(zip(names, session.run(names, feeds), strict=True)))
-    return found
-
-
-def _metric(metric: str | Metric | None) -> Metric | None:
-    if not isinstance(metric, str):
-        return metric
-    if not is_reference(metric):
-        raise OptionError(f"--metric {metric} is not understood; write module:function")
-    with current_directory_importable():
-        found = resolve(metric)
-    if not callable(found):
-        raise OptionError(f"--metric {metric} is a {type(found).__name__}, not a function of outputs and labels")
-    return found
-
-
-def _judged(judge: Metric, outputs: Outputs, inputs: Inputs, name: str) -> float:
-    labels = None if inputs.labels is None else inputs.labels.ravel()
-    try:
-        return float(judge(outputs, labels))
-    except Exception as error:  # it is the user's: whatever it raises, the sentence says where
-        raise OptionError(f"--metric {name} failed ({type(error).__name__}: {error})") from error
+def _compared(
+    one: onnx.ModelProto, other: onnx.ModelProto, inputs: Inputs, measures: Sequence[Measure], advance: Advance
+) -> Agreement:
+    """Return how far the outputs of two networks differ; what decides them is looked at where both have it."""
+    if are_identical(inputs):
+        why = f"all samples of {inputs.description} are the same, which tells nothing; give --inputs"
+        advance(len(inputs))
+        return Agreement(len(inputs) * inputs.batch, inputs.description, None, None, not_compared=why)
+    outputs = {output.name for output in one.graph.output}
+    written = ({name for node in model.graph.node for name in node.output} for model in (one, other))
+    both = set.intersection(*written)
+    tensors = [measure.tensor for measure in measures if measure.tensor not in outputs and measure.tensor in both]
+    inside = (expose(one, tensors), expose(other, tensors)) if tensors else None
+    return compare_outputs(one, other, inputs, advance, measures, inside)

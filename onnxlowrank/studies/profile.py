@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.errors import OptionError
 from onnxlowrank.graph.find_layers import find_layers
@@ -35,7 +36,8 @@ class NodeProfile:
         op: Its operator in onnxruntime's graph.
         milliseconds: Median time of a run.
         share: Of the time of all nodes.
-        macs: Multiply-accumulates of the Conv, Gemm or MatMul it computes, for the input it was timed on; 0 for others.
+        macs: Multiply-accumulates of the convolutions and matrix products that it computes, those of the graphs inside
+            it included, for the input it was timed on; 0 for others.
     """
 
     node: str | None
@@ -131,7 +133,11 @@ def profile(
     used = open_or_synthesise(input_specs(network), inputs, shapes or {}, preprocess, 1, 0)
     normalised = normalise(network)
     layers = with_shapes(normalised, find_layers(normalised), used)
-    macs = {node: layer.macs * used.batch for layer in layers for node in layer.nodes[:1]}
+    alone = [one for layer in layers for one in layer.one_by_one()]
+    samples = next((layer.samples for layer in layers), None) or used.batch
+    macs = {one.nodes[0]: one.macs * samples for one in alone}
+    for node in kept_nodes(normalised, layers, used):
+        macs[node.place] = macs.get(node.place, 0) + node.macs * samples
     times = time_nodes(network, used[0], target, seconds)
     total = sum(part.median for part in times) or 1.0
     return Profile(describe(model), provider, threads, used.batch, tuple(_share(part, total, macs) for part in times))

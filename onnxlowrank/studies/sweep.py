@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import joblib
 
+from onnxlowrank.destinations import check_destinations
 from onnxlowrank.errors import OptionError
 from onnxlowrank.goal import SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
+from onnxlowrank.graph.outside import digest as model_digest
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.options import Options
 from onnxlowrank.pipeline import optimize_each
 from onnxlowrank.progress import Progress, Silent
 
-SCHEMA = 1
+SCHEMA = 2
 _ABOUT = "sweep.json"
 
 
@@ -52,6 +53,9 @@ def sweep(
     calibration: str | os.PathLike[str] | None = None,
     evaluate: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    metric: str | None = None,
+    outputs: Mapping[str, str] | None = None,
     provider: str = "cpu",
     threads: int = 1,
     passes: Sequence[str] | None = None,
@@ -72,6 +76,9 @@ def sweep(
         calibration: As for :func:`onnxlowrank.optimize`, likewise the options that follow.
         evaluate: Inputs, best with labels, on which all networks are compared with the original.
         preprocess: How images become inputs.
+        shapes: Of synthetic inputs.
+        metric: ``module:function``, as for :func:`onnxlowrank.optimize`.
+        outputs: How outputs are measured, likewise.
         provider: Where latency is measured.
         threads: Number of threads latency is measured with.
         passes: Names of the methods to choose from; None means all.
@@ -85,7 +92,7 @@ def sweep(
         OptionError: If ``folder`` holds the points of another sweep.
         OnnxLowRankError: If the model, the data or an option is unusable.
     """
-    goals = {f"{value:g}x": goal_of(value, "latency", None, None, None, None) for value in sorted(set(speedups))}
+    goals = {_name(value): goal_of(value, "latency", None, None, None, None) for value in sorted(set(speedups))}
     if not goals:
         raise OptionError("--speedup is empty: give one or more numbers above 1, e.g. 2,4")
     if jobs < 1:
@@ -94,12 +101,18 @@ def sweep(
         calibration=None if calibration is None else os.fspath(calibration),
         evaluate=None if evaluate is None else os.fspath(evaluate),
         preprocess=preprocess,
+        shapes=shapes or {},
+        metric=metric,
+        outputs=outputs or {},
         provider=provider,
         threads=threads,
         passes=passes,
         seed=seed,
     )
     place = Path(folder)
+    if place.is_dir():
+        data = {"--calibration": calibration, "--evaluate": evaluate}
+        check_destinations(files_of(place, speedups), [model], data)
     _claim(place, os.fspath(model), options)
     missing = [name for name in goals if finished(place, name) is None]
     parts = [missing[first::jobs] for first in range(min(jobs, len(missing)))]
@@ -113,6 +126,16 @@ def sweep(
         )
     points = tuple(point for name in goals if (point := finished(place, name)) is not None)
     return Sweep(os.fspath(model), points, len(missing))
+
+
+def files_of(folder: Path, speedups: Sequence[float]) -> dict[str, Path]:
+    """Return the files that a sweep keeps in its folder, by what messages call them."""
+    names = [_ABOUT, *(f"{_name(value)}{suffix}" for value in speedups for suffix in (".onnx", ".json"))]
+    return {f"{name} of --folder": folder / name for name in dict.fromkeys(names)}
+
+
+def _name(speedup: float) -> str:
+    return f"{speedup:g}x"
 
 
 def finished(folder: Path, name: str) -> dict[str, Any] | None:
@@ -136,7 +159,7 @@ def _compute(model: str, goals: dict[str, Goal], options: Options, folder: Path,
 
 def _claim(folder: Path, model: str, options: Options) -> None:
     """Make the folder that of this sweep, or check that it is."""
-    digest = hashlib.sha256(load(model).SerializeToString(deterministic=True)).hexdigest()
+    digest = model_digest(load(model))
     mine = json.loads(json.dumps({"model": digest, "goal": SPEEDUP, **asdict(options)}))
     about = folder / _ABOUT
     try:

@@ -150,6 +150,37 @@ def test_convolutions_by_finite_differences(group):
         np.testing.assert_allclose(squares, expected.reshape(*weight.shape[:2], -1), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["conv", "matmul"])
+def test_a_layer_of_two_places_by_finite_differences(kind):
+    """The gradient by a weight is the sum of those at its places."""
+    if kind == "conv":
+        x, weight, label = normal(RNG, 4, 6, 6), normal(RNG, 4, 4, 3, 3), 2
+        lines = "a = Conv (x, w) r = Relu (a) c = Conv (r, w) p = GlobalAveragePool (c) y = Flatten (p)"
+        model = parse(f"g (float[N, 4, 6, 6] x) => (float[N, 4] y) {{ {lines} }}", w=weight)
+    else:
+        x, weight, label = normal(RNG, 4), normal(RNG, 4, 4), 1
+        body = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul (x, w) r = Relu (a) y = MatMul (r, w) }"
+        model = parse(body, w=np.ascontiguousarray(weight.T))
+
+    def logits(kernel):
+        if kind == "matmul":
+            return kernel @ np.maximum(kernel @ x.astype(np.float64), 0)
+        hidden = np.maximum(correlate(x, kernel, (0,) * 4, (1, 1), 1), 0)
+        return correlate(hidden, kernel, (0,) * 4, (1, 1), 1).mean(axis=(1, 2))
+
+    wrong = [k for k in np.argsort(-logits(weight)) if k != label][:2]
+    (found,) = squares_of(model, inputs_of([x[None]], [label]), h=2).values()
+    expected = np.zeros(weight.shape)
+    for index in np.ndindex(*weight.shape):
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = weight.astype(np.float64)
+            moved[index] += step
+            ends.append(-scipy.special.log_softmax(logits(moved)))
+        expected[index] = (((ends[0] - ends[1]) / 2e-6)[wrong] ** 2).sum()
+    np.testing.assert_allclose(found, expected.reshape(4, 4, -1), rtol=1e-3, atol=1e-5 * expected.max())
+
+
 def test_a_layer_that_nothing_depends_on_and_no_layers():
     pytest.importorskip("onnx2torch")
     model = linear("y = Gemm <transB = 1> (x, w, b)  dead = MatMul (x, v)", {"w": WEIGHT, "b": BIAS, "v": WEIGHT.T})

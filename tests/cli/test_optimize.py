@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,97 +16,11 @@ import onnx
 import onnxruntime
 import pytest
 from helpers.models import normal, parse, run
+from helpers.processes import EARLIER, Ended, finish, folders, images, network, start
 from onnx import ModelProto, TensorProto, helper
-from PIL import Image
 
-EARLIER = b"what an earlier run wrote"
 MACS = ("--target", "macs", "--preprocess", "unit")
 GOOD = ("../in/net.onnx", "out.onnx", "--calibration", "../in/images", "--target", "macs", "--speedup", "1.5")
-
-
-@dataclass
-class Ended:
-    """A process that has ended, and what lies in its two folders."""
-
-    code: int
-    out: str
-    err: str
-    folder: Path
-    temporary: list[str]
-
-    @property
-    def files(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir())
-
-
-def environment(temporary: Path) -> dict[str, str]:
-    hidden = ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CUDA_VISIBLE_DEVICES")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return {**kept, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "random"}
-
-
-def folders(parent: Path, name: str) -> tuple[Path, Path]:
-    """Return a folder to work in, with an earlier output, and one for temporary files."""
-    folder, temporary = parent / name, parent / f"{name} temporary"
-    folder.mkdir()
-    temporary.mkdir()
-    (folder / "out.onnx").write_bytes(EARLIER)
-    return folder, temporary
-
-
-def start(arguments: tuple[str, ...], folder: Path, temporary: Path, before: str = "") -> subprocess.Popen[str]:
-    """Start the command in ``folder``; ``before`` is Python to run in the process ahead of it."""
-    module = ["-m", "onnxlowrank"] if not before else ["-c", f"{before}\nfrom onnxlowrank.cli import main\nmain()"]
-    return subprocess.Popen(
-        [sys.executable, *module, *arguments],
-        cwd=folder,
-        env=environment(temporary),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
-    )
-
-
-def finish(process: subprocess.Popen[str], folder: Path, temporary: Path) -> Ended:
-    out, err = process.communicate(timeout=300)
-    left = sorted(name for name in os.listdir(temporary) if name != ".ses")  # onnxruntime's own
-    return Ended(process.returncode, out, err, folder, left)
-
-
-def network(channels: int = 3, size: int | str = 8) -> ModelProto:
-    """Return Conv-ReLU-Conv-ReLU-Conv-ReLU-pool-Gemm with weights of low rank and a little noise."""
-    rng = np.random.default_rng(0)
-
-    def kernel(outputs: int, inputs: int, side: int) -> np.ndarray:
-        low = normal(rng, outputs, 6) @ normal(rng, 6, inputs * side**2)
-        noisy = low / np.sqrt(6) + 0.1 * normal(rng, outputs, inputs * side**2)
-        return (noisy / np.sqrt(inputs * side**2)).reshape(outputs, inputs, side, side)
-
-    weights = {
-        "w1": kernel(48, channels, 3),
-        "b1": normal(rng, 48),
-        "w2": kernel(48, 48, 3),
-        "b2": normal(rng, 48),
-        "w3": kernel(48, 48, 3),
-        "b3": normal(rng, 48),
-        "wf": normal(rng, 10, 48),
-    }
-    return parse(
-        f"""g (float[N, {channels}, {size}, {size}] x) => (float[N, 10] y) {{
-            a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-            b = Relu (a)
-            c = Conv <pads = [1, 1, 1, 1]> (b, w2, b2)
-            d = Relu (c)
-            e = Conv <pads = [1, 1, 1, 1]> (d, w3, b3)
-            f = Relu (e)
-            p = GlobalAveragePool (f)
-            q = Flatten (p)
-            y = Gemm <transB = 1> (q, wf)
-        }}""",
-        **{name: values.astype(np.float32) for name, values in weights.items()},
-    )
 
 
 def half_precision() -> ModelProto:
@@ -123,15 +36,6 @@ def foreign() -> ModelProto:
     model.graph.node[1].domain = "nobody"
     model.opset_import.append(helper.make_opsetid("nobody", 1))
     return model
-
-
-def images(folder: Path, count: int = 16) -> Path:
-    for i in range(count):
-        path = folder / "ab"[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-    return folder
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -313,7 +217,7 @@ def refused(place: Path) -> dict[str, Ended]:
 def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(refused: dict[str, Ended], name: str) -> None:
     ended, (_, words, _) = refused[name], REFUSED[name]
     assert ended.code == 2, ended.err
-    assert re.fullmatch(r"onnxlowrank: [^\n]+\.\n", ended.err)
+    assert re.fullmatch(r"error\[E\d{3}\]: [^\n]+\.\n", ended.err)
     assert "Traceback" not in ended.err
     for word in words:
         assert word in ended.err
@@ -407,7 +311,7 @@ def test_full_run(command: Command, place: Path) -> None:
     for words in ("n_c", "1.5x was asked for", "written: out.onnx", "top-1 accuracy"):
         assert words in ended.out
     report = json.loads((ended.folder / "r.json").read_text())
-    assert report["schema"] == 3
+    assert report["schema"] == 4
     assert report["goal"]["kind"] == "conv_macs"
     assert report["goal"]["reached"] is True
     assert report["macs_speedup"] >= 1.5

@@ -263,7 +263,7 @@ def test_bad_input_is_one_sentence(place: Path, name: str) -> None:
     ended = call(place, *words)
     assert ended.returncode == 2, ended.stdout
     assert says in ended.stderr
-    assert ended.stderr.startswith("onnxlowrank: ")
+    assert ended.stderr.startswith("error[E")
     assert ended.stderr.endswith(".\n")
     assert ended.stderr.count("\n") == 1
     assert (place / "b.onnx").read_bytes() == before

@@ -154,9 +154,46 @@ def test_overridable_weights_need_normalising() -> None:
 def test_shared_weights(second: str) -> None:
     body = "g (float[1, 4] x) => (float[1, 4] y) {{ v = Identity (w)  a = MatMul (x, w)  y = {} }}"
     weight = normal(RNG, 4, 4)
-    shared = find_layers(parse(body.format(f"MatMul (a, {second})"), w=weight))
-    assert [layer.shares_weight for layer in shared] == [True, True]
-    assert not only(parse(body.format("Relu (a)"), w=weight)).shares_weight
+    shared = only(parse(body.format(f"MatMul (a, {second})"), w=weight))
+    assert not shared.shares_weight
+    assert [(place.input, place.output, place.nodes) for place in shared.places] == [
+        ("x", "a", ("n_a",)),
+        ("a", "y", ("n_y",)),
+    ]
+    assert only(parse(body.format("Relu (a)"), w=weight)).elsewhere == ()
+
+
+def test_places_have_their_own_surroundings() -> None:
+    body = """g (float[1, 3, 8, 8] x, float[1, 3, 4, 4] u) => (float[1, 3, 8, 8] y, float[1, 3, 4, 4] z) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+        s = Add (a, x)
+        y = Relu (s)
+        c = Conv <pads = [1, 1, 1, 1]> (u, w, b2)
+        z = Tanh (c)
+    }"""
+    bias = normal(RNG, 3)
+    layer = only(parse(body, w=normal(RNG, 3, 3, 3, 3), b=bias, b2=bias))
+    assert [(place.preactivation, place.shortcut, place.activation) for place in layer.places] == [
+        ("s", "x", RELU),
+        ("c", None, Smooth("tanh")),
+    ]
+    assert layer.common_activation == IDENTITY
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "z = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)",
+        "z = Conv <pads = [2, 2, 2, 2], dilations = [2, 2]> (x, w, b)",
+        "z = Conv <pads = [1, 1, 1, 1]> (x, w)",
+        "z = Conv <pads = [1, 1, 1, 1]> (x, w, b2)",
+    ],
+)
+def test_a_weight_that_is_used_otherwise_is_shared(other: str) -> None:
+    body = f"""g (float[1, 3, 8, 8] x) => (float[1, 3, h, w] y, float[1, 3, h, w] y2, float[1, 3, h, w] z) {{
+        y = Conv <pads = [1, 1, 1, 1]> (x, w, b)  y2 = Conv <pads = [1, 1, 1, 1]> (y, w, b)  {other} }}"""
+    found = find_layers(parse(body, w=normal(RNG, 3, 3, 3, 3), b=normal(RNG, 3), b2=normal(RNG, 3)))
+    assert [(len(layer.places), layer.shares_weight) for layer in found] == [(2, True), (1, True)]
 
 
 @pytest.mark.parametrize(

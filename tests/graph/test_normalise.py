@@ -114,7 +114,7 @@ def test_transposes_of_a_channels_last_network_cancel() -> None:
     assert error(run(folded, x=x)[0], run(model, x=x)[0]) < 1e-5
 
 
-def test_local_functions_stay() -> None:
+def test_local_functions_that_were_inlined_go() -> None:
     model = parse("g (float[N, 4] x) => (float[N, 4] y) { a = Relu (x)  y = Neg (a) }")
     function = helper.make_function(
         "own", "f", ["i"], ["o"], [helper.make_node("Abs", ["i"], ["o"])], [helper.make_opsetid("", 17)]
@@ -124,9 +124,33 @@ def test_local_functions_stay() -> None:
     model.graph.node.insert(1, helper.make_node("f", ["a"], ["b"], domain="own", name="call"))
     model.graph.node[2].input[0] = "b"
     folded = normalise(model)
+    assert counts(folded) == ["Relu", "Abs", "Neg"]
+    assert not folded.functions
+    del model.functions[:]
     assert without_body(folded) == without_body(model)
     x = normal(RNG, 2, 4)
-    assert error(run(folded, x=x)[0], run(model, x=x)[0]) == 0
+    np.testing.assert_array_equal(run(folded, x=x)[0], -np.maximum(x, 0))
+
+
+def test_local_functions_that_are_called_stay() -> None:
+    """From a node, from a subgraph, and from another function; where onnxruntime cannot inline them."""
+    body = """g (float[N, 2] x, bool t) => (float[N, 2] y, float[N, 2] z) {
+        y = Relu (x)
+        z = If (t) <then_branch = yes () => (float[N, 2] p) { p = Neg (x) },
+                    else_branch = no () => (float[N, 2] q) { q = Abs (x) }>
+    }"""
+    model = parse(body)
+    standard, own = helper.make_opsetid("", 17), helper.make_opsetid("own", 1)
+    for name, does, domain in (("f", "g", "own"), ("g", "Abs", ""), ("h", "Neg", ""), ("unused", "g", "own")):
+        node = helper.make_node(does, ["i"], ["o"], domain=domain)
+        model.functions.append(helper.make_function("own", name, ["i"], ["o"], [node], [standard, own]))
+    model.opset_import.append(own)
+    model.opset_import.append(helper.make_opsetid("unknown.domain", 1))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "f", "own"
+    branch = next(one.g for one in model.graph.node[1].attribute if one.name == "then_branch")
+    branch.node[0].op_type, branch.node[0].domain = "h", "own"
+    model.graph.node.append(helper.make_node("Mystery", ["x"], ["m"], domain="unknown.domain"))
+    assert [function.name for function in normalise(model).functions] == ["f", "g", "h"]
 
 
 def test_model_onnxruntime_cannot_load_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

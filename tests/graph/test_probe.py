@@ -64,6 +64,26 @@ def test_rows_of_several_sizes_in_a_row(opset: int) -> None:
         np.testing.assert_array_equal(outside, np.maximum(sampled(x, u), 0))
 
 
+@pytest.mark.parametrize(("count", "share", "taken"), [(12, 3, 4), (10, 3, 4), (100, 3, 30), (2, 3, 1), (1, 5, 1)])
+def test_a_share_of_the_positions(count: int, share: int, taken: int) -> None:
+    """Several probes that share them take as many rows as one, in their own strata."""
+    body = """g (float[N, 3, h, w] x, float[N, t, 3] u) => (float[N, 3, h, w] y, float[N, t, 3] z) {
+        y = Relu (x)  z = Neg (u) }"""
+    window = Window((1, 1), Geometry.pointwise(2))
+    probes = [
+        Probe("a", "x", False, share=share),
+        Probe("b", "x", False, (), window, share),
+        Probe("c", "u", True, share=share),
+    ]
+    x, u, p = normal(RNG, 2, 3, 5, 6), normal(RNG, 2, 30, 3), numbers(count)
+    first, second, last = run(add_probes(parse(body), probes), x=x, u=u, **{POSITIONS: p})
+    assert first.shape == (2 * taken, 3)
+    used = np.resize(p, max(taken, len(p)))[:taken]
+    np.testing.assert_array_equal(first, sampled(x, used))
+    np.testing.assert_array_equal(second, first)
+    np.testing.assert_array_equal(last, sampled(u, used, channels_last=True))
+
+
 @pytest.mark.parametrize("shape", [(4, 3), (2, 6, 3), (2, 3, 5, 3)])
 @pytest.mark.parametrize("count", [1, 4, 50])
 def test_channels_last(shape: tuple[int, ...], count: int) -> None:

@@ -181,13 +181,32 @@ def test_equal_calls_give_equal_bytes() -> None:
 
 
 def test_shared_weight_stays_for_its_other_reader() -> None:
-    model = parse("g (float[N, 4] x) => (float[N, 4] y) { a = MatMul (x, w)  y = MatMul (a, w) }", w=normal(RNG, 4, 4))
+    model = parse("g (float[N, 4] x) => (float[N, 4] y) { a = MatMul (x, w)  y = Gemm (a, w) }", w=normal(RNG, 4, 4))
     layers = find_layers(model)
     chain = matrix_chain(layers[0])
     rewritten = rewrite(model, layers, {"n_a": chain})
     assert next(tensor.name for tensor in rewritten.graph.initializer) == "w"
     x = normal(RNG, 2, 4)
     assert error(run(rewritten, x=x)[0], x @ chain.dense_kernel().T @ layers[1].weight.T) <= 1e-5
+
+
+def test_a_layer_of_two_places_is_a_chain_of_shared_weights_at_each() -> None:
+    lines = "m = MatMul (x, w)  a = Add (m, b)  r = Relu (a)  n = MatMul (r, w)  y = Add (n, b)"
+    model = parse(f"g (float[N, 4] x) => (float[N, 4] y) {{ {lines} }}", w=normal(RNG, 4, 4), b=normal(RNG, 4))
+    (layer,) = find_layers(model)
+    chain = matrix_chain(layer)
+    rewritten = rewrite(model, [layer], {layer.name: chain})
+    onnx.checker.check_model(rewritten, full_check=True)
+    assert [n.name for n in rewritten.graph.node] == [
+        *("n_m/lowrank/reduce", "n_m/lowrank/expand", "n_m/lowrank/bias", "n_r"),
+        *("n_n/lowrank/reduce", "n_n/lowrank/expand", "n_n/lowrank/bias"),
+    ]
+    assert [tensor.name for tensor in rewritten.graph.initializer] == [
+        f"n_m/lowrank/{name}" for name in ("reduce.weight", "expand.weight", "bias.bias")
+    ]
+    x = normal(RNG, 2, 4)
+    hidden = np.maximum(x @ chain.dense_kernel().T + layer.bias, 0)
+    assert error(run(rewritten, x=x)[0], hidden @ chain.dense_kernel().T + layer.bias) <= 1e-5
 
 
 def test_constant_node_of_a_replaced_weight_disappears() -> None:
@@ -233,6 +252,7 @@ def test_network_with_subgraphs_functions_and_empty_attributes() -> None:
         )
     )
     model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node[2].op_type, model.graph.node[2].domain = "f", "own"
     layers = find_layers(model)
     rewritten = rewrite(model, layers, {"n_a": matrix_chain(layers[0], 4)})
     assert without_body(rewritten) == without_body(model)

@@ -71,7 +71,7 @@ def test_bytes_for_byte_models():
     assert feed.std() > 10
 
 
-def test_other_inputs_get_normal_noise_or_zeros():
+def test_other_inputs_get_normal_noise_or_ones():
     specs = (
         spec(None, 5, None, 16, name="radar", dtype="float16"),
         spec(None, 1000, name="vector"),
@@ -84,7 +84,7 @@ def test_other_inputs_get_normal_noise_or_zeros():
     assert feeds["vector"].dtype == np.float32
     assert feeds["vector"].mean() == pytest.approx(0, abs=0.15)
     assert feeds["vector"].std() == pytest.approx(1, abs=0.1)
-    np.testing.assert_array_equal(feeds["ids"], np.zeros((1, 1), np.int64))
+    np.testing.assert_array_equal(feeds["ids"], np.ones((1, 1), np.int64))
     assert feeds["flag"].shape == ()
     assert feeds["flag"].dtype == bool
     assert synthetic_inputs(specs[1:], RAW, 2, 0).description == "2 synthetic samples (seed 0)"

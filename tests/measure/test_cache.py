@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 import sqlite3
 import subprocess
@@ -60,8 +61,8 @@ from onnxlowrank.measure.cache import Cache, Timing
 print("ready", flush=True)
 input()
 for i in range(300):
-    Cache().put(f"{sys.argv[1]} {i}", Timing(float(i), 0.5))
-    Cache().put(f"both {i}", Timing(float(i), 0.5))
+    Cache().put(f"{sys.argv[1]} {i}", Timing(i + 1.0, 0.5))
+    Cache().put(f"both {i}", Timing(i + 1.0, 0.5))
 """
     writers = [
         subprocess.Popen(
@@ -85,7 +86,7 @@ for i in range(300):
         _, errors = writer.communicate(timeout=60)
         assert (writer.returncode, errors) == (0, "")
     entries = Cache(tmp_path).entries()
-    assert entries == {f"{name} {i}": Timing(float(i), 0.5) for name in ("one", "two", "both") for i in range(300)}
+    assert entries == {f"{name} {i}": Timing(i + 1.0, 0.5) for name in ("one", "two", "both") for i in range(300)}
 
 
 def test_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,6 +113,37 @@ def test_partly_damaged_file_is_moved_aside(tmp_path: Path) -> None:
     after.put("a", ONE)
     assert Cache(tmp_path).entries() == {"a": ONE}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["timings-1.damaged", "timings-1.sqlite"]
+
+
+@pytest.mark.parametrize("column", ["ms", "spread"])
+@pytest.mark.parametrize("value", [0, None, -1.5, "fast", b"\xff", math.nan, math.inf, 1e300])
+def test_times_that_nobody_measured_are_ignored_and_overwritten(tmp_path: Path, column: str, value: object) -> None:
+    if (column, value) == ("spread", 0):
+        return  # all measurements alike
+    key, good = timing_key({"n": 1}, Target()), timing_key({"n": 2}, Target())
+    first = Cache(tmp_path)
+    first.put(key, ONE)
+    first.put(good, TWO)
+    with sqlite3.connect(first.path) as database:
+        database.execute(f"UPDATE timings SET {column} = ? WHERE key = ?", (value, key))
+    database.close()
+    again = Cache(tmp_path)
+    assert again.get(key) is None
+    assert again.entries() == {good: TWO}
+    assert again.summary().timings == 1
+    again.put(key, ONE)
+    assert Cache(tmp_path).get(key) == ONE
+
+
+@pytest.mark.parametrize("key", [None, "", "no JSON", "[]", "{}", b"\xff", '{"provider": 1}'])
+def test_keys_that_nobody_wrote_are_no_timings(tmp_path: Path, key: object) -> None:
+    first = Cache(tmp_path)
+    first.put(timing_key({}, Target()), ONE)
+    with sqlite3.connect(first.path) as database:
+        database.execute("INSERT INTO timings VALUES (?, 1.0, 1.0, 1.0)", (key,))
+    database.close()
+    assert Cache(tmp_path).summary().timings == 1
+    assert Cache(tmp_path).clear() == 2
 
 
 def assert_in_memory(broken: Cache, caplog: pytest.LogCaptureFixture) -> None:

@@ -284,6 +284,21 @@ def test_second_request_is_served_from_the_cache(tmp_path: Path, monkeypatch: py
         again.milliseconds(layer, two(layer, 4))
 
 
+def test_places_add_up_and_those_of_one_shape_are_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains_module, "SECONDS", (0.01, 0.03))
+    one = simple_layer()
+    other = replace(one.places[0], input="b", output="c", nodes=("d",))
+    larger = replace(other, input_shape=(1, 16, 9, 9), output_shape=(1, 16, 9, 9))
+    tied = replace(one, elsewhere=(other, larger))
+    timer, chain = ChainTimer(Target(), Cache(tmp_path)), two(one, 2)
+    together = timer.milliseconds(tied, chain)
+    assert timer.timed == 4  # the chain and the layer, in two shapes
+    alone = [timer.milliseconds(layer, chain) for layer in tied.one_by_one()]
+    assert alone[0] == alone[1] != alone[2]
+    assert together.ms == pytest.approx(sum(timing.ms for timing in alone))
+    assert together.spread == pytest.approx(sum(timing.spread**2 for timing in alone) ** 0.5)
+
+
 def test_only_what_is_missing_is_timed_each_time_with_the_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

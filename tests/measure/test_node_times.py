@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import ModelProto
 
 from onnxlowrank.errors import InputDataError
 from onnxlowrank.graph.find_layers import find_layers
-from onnxlowrank.graph.layer import FLAT, Layer
+from onnxlowrank.graph.layer import FLAT, Layer, Place
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.measure.node_times import (
@@ -294,6 +295,13 @@ def test_layers_whose_names_begin_alike() -> None:
     assert again == ({"a": 0.0, "a/lowrank/b": 4.0}, 0.0)
 
 
+def test_a_layer_takes_the_time_of_all_its_places() -> None:
+    twice = replace(layer("a"), elsewhere=(Place("in", "out", ("b/c", "add"), "out"),))
+    names = ["a", "b/c", "add", "a/lowrank/rows", "b/c/lowrank/rows_1", "b", "b/lowrank/rows"]
+    times = [NodeTime("any", "MatMul", name, (2.0**i,)) for i, name in enumerate(names)]
+    assert time_per_layer(times, [twice]) == ({"a": 31.0}, 96.0)
+
+
 def test_time_per_node_adds_medians() -> None:
     times = [
         NodeTime("p", "Conv", "n", (1.0, 3.0, 9.0)),
@@ -346,3 +354,9 @@ def test_inputs_that_do_not_fit_leave_nothing_behind(tmp_path: Path, monkeypatch
     with pytest.raises(InputDataError, match="give inputs that it takes"):
         profile(image_model("y = Exp (x)"), {"x": normal(RNG, 1, 3, 8, 8)}, Target())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_of_the_users_own_may_be_called_like_that_of_a_chain() -> None:
+    times = [NodeTime("any", "Relu", node, (2.0,)) for node in ("conv1", "conv1/lowrank/rows", "conv1/lowrank/rows_1")]
+    own = {"conv1", "conv1/lowrank/rows"}
+    assert time_per_layer(times, [layer("conv1")], own) == ({"conv1": 4.0}, 2.0)

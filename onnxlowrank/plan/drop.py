@@ -1,0 +1,116 @@
+"""The fastest network within a drop of accuracy: chosen on some inputs, confirmed on others.
+
+A search looks at several networks, and the one that seems to lose least on the inputs it is chosen by loses more on
+others. So a third of the inputs chooses, and the rest confirms. There the networks that were found are tested from the
+slowest on, which loses least, each by the upper end of its interval, until the first that fails: a fixed sequence of
+tests, which errs no more often than a single one (Maurer, Hothorn & Lehmacher 1995).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnxlowrank.errors import OptionError
+from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
+from onnxlowrank.evaluate.intervals import samples_to_confirm
+from onnxlowrank.evaluate.measures import CLASSES, Measure
+from onnxlowrank.goal import DEFAULT_SPEEDUP
+from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
+from onnxlowrank.plan.counted import least_plan
+from onnxlowrank.plan.latency_model import LatencyModel
+from onnxlowrank.plan.search import search_plan
+
+_FITS = 6
+"""How many networks are fitted in search of the fastest one within the drop."""
+_NEAR = 1.1
+"""That search ends between two speed-ups whose ratio this is."""
+_CHOOSING = 3
+"""Every third input chooses."""
+
+
+def split_for_drop(
+    unseen: Inputs, points: float, measures: Sequence[Measure], metric: str | FigureOfMerit | None
+) -> tuple[Inputs, Inputs]:
+    """Return the inputs to confirm a drop on, and those to choose networks by.
+
+    Args:
+        unseen: Inputs the fit does not see.
+        points: Of the drop.
+        measures: How outputs are measured.
+        metric: The figure of merit that is to drop; None for that of the classes.
+
+    Raises:
+        OptionError: If there are no classes and no metric, or too few inputs to confirm any network.
+    """
+    if metric is None and not any(one.kind == CLASSES for one in measures):
+        raise OptionError(
+            "--max-drop counts classes, and nothing says that an output is class scores: give labels or "
+            "--output NAME=classes, or --metric module:function for what is to drop"
+        )
+    chosen = set(range(0, len(unseen), _CHOOSING))
+    confirming = [index for index in range(len(unseen)) if index not in chosen]
+    if metric is None:
+        needed, there = samples_to_confirm(points / 100) if points < 100 else 1, len(confirming) * unseen.batch
+        if there < needed:
+            whole = math.ceil(needed * _CHOOSING / (_CHOOSING - 1))
+            raise OptionError(
+                f"--max-drop {points:g}: {len(unseen) * unseen.batch} inputs are too few to know, even if nothing were "
+                f"lost: it takes {whole} at least with --evaluate, or a larger drop"
+            )
+    elif len(confirming) < 2:
+        raise OptionError(f"--max-drop {points:g}: {len(unseen)} inputs are too few; give more with --evaluate")
+    return unseen.subset(confirming), unseen.subset(sorted(chosen))
+
+
+def network_for_drop(
+    builder: NetworkBuilder, latency_model: LatencyModel, confirming: Inputs, choosing: Inputs, points: float
+) -> FittedNetwork:
+    """Return the fastest network found that is confirmed to lose at most so much; the original one if there is none.
+
+    Args:
+        builder: Makes networks of plans.
+        latency_model: What candidates cost.
+        confirming: From :func:`split_for_drop`, likewise the next.
+        choosing: To search by.
+        points: Of accuracy, per cent of other classes, or units of the metric.
+    """
+    best = builder.build(least_plan(builder.candidates), reason="no faster network is confirmed to lose so little")
+    for fitted in sorted(
+        _search(builder, latency_model, choosing, points, len(confirming)), key=lambda one: one.speedup
+    ):
+        if _agreement(builder, fitted, confirming).largest_drop > points:
+            break
+        best = max(best, fitted, key=lambda one: one.speedup)
+    return best
+
+
+def _search(
+    builder: NetworkBuilder, latency_model: LatencyModel, choosing: Inputs, points: float, confirming: int
+) -> list[FittedNetwork]:
+    """Return the networks found that are likely to be confirmed, by bisection over speed-ups."""
+    found: list[FittedNetwork] = []
+    narrower = math.sqrt(len(choosing) / confirming)  # the interval on the inputs that confirm
+    low, high, speedup = 1.0, math.inf, DEFAULT_SPEEDUP
+    for _ in range(_FITS):
+        planned = search_plan(builder.network, latency_model, builder.select, speedup, builder.progress)
+        fitted = builder.build(planned.plan, planned.predicted)
+        agreement = _agreement(builder, fitted, choosing)
+        if agreement.drop + narrower * (agreement.largest_drop - agreement.drop) <= points:
+            low = speedup
+            found.append(fitted)
+            if not planned.reached:
+                break  # there is none faster
+        else:
+            high = speedup
+        if high / low < _NEAR:
+            break
+        speedup = 2 * low if math.isinf(high) else math.sqrt(low * high)
+    return found
+
+
+def _agreement(builder: NetworkBuilder, fitted: FittedNetwork, inputs: Inputs) -> Agreement:
+    advance = builder.progress.stage("compare", len(inputs))
+    return builder.network.compare(fitted.model, fitted.chains, inputs, advance)

@@ -1,0 +1,140 @@
+"""The whole pipeline over random networks: no crash, the same interface, nothing changed where all is kept.
+
+``pytest -m slow tests/test_random_networks.py`` draws thousands of them.
+"""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers.random_networks import RandomNetwork, networks
+from helpers.stopwatch import no_stopwatch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxlowrank import OnnxLowRankError, optimize
+from onnxlowrank.calibrate.kernel_metrics import METRICS
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.verify import fed
+from onnxlowrank.inputs.specs import input_specs
+from onnxlowrank.options import SELECTIONS
+from onnxlowrank.passes import load_passes
+from onnxlowrank.plan.manual_ranks import ManualRank
+
+GOALS = [{"target": "macs", "speedup": 1.5}] * 4 + [
+    {"target": "macs", "speedup": 100},
+    {"max_macs": 1},
+    {"max_macs": 1e12},
+    {"max_size": 500},
+    {"max_size": 1e12},
+]
+PASSES = load_passes()
+
+
+@pytest.fixture(autouse=True)
+def small_and_fast(monkeypatch):
+    no_stopwatch(monkeypatch, block=2)
+
+
+def by_hand(draw, model: onnx.ModelProto, conv_only: bool) -> dict[str, ManualRank]:
+    """Return ranks for one of the layers, and a pass that takes them, if there is any."""
+    offers = [
+        (layer, method)
+        for layer in find_layers(normalise(model))
+        for method in PASSES
+        if layer.op in method.ops and method.refusal(layer) is None and (layer.is_conv or not conv_only)
+    ]
+    if not offers:
+        return {}
+    layer, method = draw(st.sampled_from(offers))
+    ranks = tuple(draw(st.sampled_from(sorted({1, min(2, most), most}))) for most in method.limits(layer))
+    return {layer.name: ManualRank(ranks, method=method.name)}
+
+
+@st.composite
+def options(draw, model: onnx.ModelProto) -> dict[str, object]:
+    """Return the arguments of ``optimize``."""
+    names = [one.name for one in PASSES]
+    chosen, goal = draw(st.sampled_from([None] * 8 + [[name] for name in names])), draw(st.sampled_from(GOALS))
+    manual = chosen is None and draw(st.integers(0, 2)) == 0
+    return {
+        **goal,
+        "selection": draw(st.sampled_from(sorted(SELECTIONS))),
+        "metric": draw(st.sampled_from([name for name in METRICS if name != "mahalanobis"])),
+        "passes": chosen,
+        "ranks": by_hand(draw, model, "target" in goal) if manual else {},
+        "nonlinear": draw(st.sampled_from([True, True, False])),
+        "asymmetric": draw(st.sampled_from([True, True, False])),
+    }
+
+
+def run(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
+    """Return the outputs of a network as it stands."""
+    how = onnxruntime.SessionOptions()
+    how.log_severity_level = 4
+    how.intra_op_num_threads = 1
+    how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), how, providers=["CPUExecutionProvider"])
+    return [session.run(None, one) for one in feeds]
+
+
+def interface(model: onnx.ModelProto) -> list[bytes]:
+    """Return what a caller has to know."""
+    return [value.SerializeToString(deterministic=True) for value in (*fed(model), *model.graph.output)]
+
+
+def is_one_sentence(message: str) -> bool:
+    return "please report" not in message and "Traceback" not in message and len(message) < 900
+
+
+def check(drawn: RandomNetwork, arguments: dict[str, object], twice: bool = False) -> None:
+    """Optimise a network and look at what comes of it."""
+    model, before = drawn.model, drawn.model.SerializeToString(deterministic=True)
+    try:
+        result = optimize(model, calibration=drawn.feeds, **arguments)
+    except OnnxLowRankError as error:
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert is_one_sentence(message), message
+        return
+    assert model.SerializeToString(deterministic=True) == before
+    assert interface(result.model) == interface(model)
+    assert input_specs(result.model) == input_specs(model)
+    onnx.checker.check_model(result.model)
+    kept = all(layer.method == "keep" for layer in result.layers)
+    assert all(layer.kept_because for layer in result.layers if layer.method == "keep")
+    if kept:
+        assert result.model.SerializeToString(deterministic=True) == before
+    for had, has in zip(run(model, drawn.feeds), run(result.model, drawn.feeds), strict=True):
+        for one, other in zip(had, has, strict=True):
+            assert one.shape == other.shape
+            assert np.isfinite(other[np.isfinite(one)]).all()
+    if twice:
+        again = optimize(model, calibration=drawn.feeds, **arguments)
+        assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+
+
+def some(examples: int):
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=examples < 1000,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@some(25)
+@given(networks(), st.data())
+def test_some_networks(drawn, data):
+    check(drawn, data.draw(options(drawn.model)), twice=data.draw(st.integers(0, 4)) == 0)
+
+
+@pytest.mark.slow
+@some(2000)
+@given(networks(most_nodes=10), st.data())
+def test_many_networks(drawn, data):
+    check(drawn, data.draw(options(drawn.model)), twice=data.draw(st.integers(0, 9)) == 0)
