@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.models import normal, parse
-from onnx import helper
+from onnx import helper, parser
 
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
@@ -215,3 +215,19 @@ def test_operators_that_are_not_known_are_named():
     one = kept["heads"]
     assert not one.is_counted
     assert one.reason == "fused by onnxruntime (MultiHeadAttention), its work is not known"
+
+
+def test_functions_of_the_network_are_looked_into():
+    """Where onnxruntime could not simplify a network, they are still there."""
+    text = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+        g (float[1, 2, 4, 4] x, float[2, 3, 2, 2] w) => (float[1, 3, 5, 5] y) { y = local.up (x, w) }
+        <domain: "local", opset_import: ["": 17]> up (x, w) => (y) { y = ConvTranspose (x, w) }"""
+    model = parser.parse_model(text)
+    feeds = {"x": normal(RNG, 1, 2, 4, 4), "w": normal(RNG, 2, 3, 2, 2)}
+    (one,) = kept_nodes(model, [], open_inputs([feeds], input_specs(model), None))
+    assert (one.op, one.reason, one.macs, one.is_counted) == (
+        "ConvTranspose",
+        "transposed convolution",
+        2 * 16 * 12,
+        True,
+    )

@@ -339,8 +339,8 @@ def test_unreachable_speedup_writes_the_best(command: Command) -> None:
             ("--latency", "20s"),
             r"ms of measured latency; \S+x faster in measured latency \(20000.00 ms was asked for\)",
         ),
-        (("--max-macs", "1G"), r"MMACs a sample; .* \(1000.0 MMACs was asked for\)"),
-        (("--max-size", "1MB"), r"MB of file; .* \(1.00 MB was asked for\)"),
+        (("--max-macs", "1G"), r"[KM]MACs a sample; .* \(1 GMACs was asked for\): top-1 accuracy \S+ % -> \S+ %"),
+        (("--max-size", "1MB"), r"[KM]B of file; .* \(1 MB was asked for\): top-1 accuracy"),
     ],
 )
 def test_other_goals(command: Command, goal: tuple[str, str], says: str) -> None:
@@ -349,6 +349,18 @@ def test_other_goals(command: Command, goal: tuple[str, str], says: str) -> None
     assert (ended.code, ended.err) == (0, "")
     assert re.search(says, " ".join(ended.out.split()))
     assert loads(ended.folder / "out.onnx") == network()
+
+
+def test_ranks_by_hand_where_the_goal_holds_already(command: Command) -> None:
+    ended = command(
+        *("optimize", "../in/net.onnx", "out.onnx", "--calibration", "../in/images", "--report", "r.json"),
+        *("--max-macs", "1T", "--rank", "n_c=channel:8", "--rank", "n_e=80%"),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    layers = {layer["name"]: layer for layer in json.loads((ended.folder / "r.json").read_text())["layers"]}
+    assert (layers["n_c"]["method"], layers["n_c"]["setting"]) == ("channel", [8])
+    assert layers["n_e"]["method"] != "keep"
+    assert layers["n_a"]["kept_because"] == "the goal is reached without it"
 
 
 def test_options_of_the_method(command: Command) -> None:
