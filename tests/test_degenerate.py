@@ -40,7 +40,10 @@ def decaying(*shape: int) -> np.ndarray:
 
 def branches(channels: int, filters: int, axes: int) -> onnx.ModelProto:
     """Return convolutions of one input: kernels of one tap, along one axis, even, of the whole input; long strides."""
-    kernels = [(1, 1), (1, 3), (3, 1), (2, 2), (3, 3), (4, 2), (SIZE, SIZE)] if axes == 2 else [(1,), (2,), (3,), (SIZE,)]
+    kernels = {
+        1: [(1,), (2,), (3,), (SIZE,)],
+        2: [(1, 1), (1, 3), (3, 1), (2, 2), (3, 3), (4, 2), (SIZE, SIZE)],
+    }[axes]
     nodes, weights, outputs = [], [], []
     for strides in ([1] * axes, [4] * axes):
         for kernel in kernels:
@@ -184,9 +187,10 @@ def test_layers_that_see_nothing_of_some_inputs():
     model = chosen_rows()
     feeds = [{"x": normal(RNG, 6, 16) - np.float32(100 * (i % 4 == 3))} for i in range(12)]
     result = optimize(model, max_macs=1, calibration=feeds)
-    assert {layer.method for layer in result.layers} > {"keep"} or all(layer.method != "keep" for layer in result.layers)
+    assert any(layer.method != "keep" for layer in result.layers)
+    assert all(layer.kept_because != "it computes nothing for the first input" for layer in result.layers)
     first = [{"x": normal(RNG, 6, 16) - np.float32(100 * (i < 11))} for i in range(12)]
-    result = optimize(model, max_macs=2000, calibration=first)
+    result = optimize(model, max_macs=2000, calibration=first, evaluate=feeds[:1])
     assert {layer.kept_because for layer in result.layers} == {"it computes nothing for the first input"}
     assert result.model == model
 
@@ -265,7 +269,7 @@ GOALS = {
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_the_interface_stays(interface, goal, kept):
-    """Where every layer is kept, the network is given back as it was; otherwise all that must be fed, and all outputs."""
+    """Where every layer is kept the network is given back as it was; else what must be fed stays, and all outputs."""
     model, x = INTERFACES[interface](), normal(RNG, 16, 3, 8, 8)
     options = {"exclude": ["*"]} if kept else {}
     result = optimize(model, calibration=x, **GOALS[goal], **options)

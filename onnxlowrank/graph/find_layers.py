@@ -17,8 +17,8 @@ def find_layers(model: ModelProto) -> list[Layer]:
 
     A layer is a Conv over one or two spatial axes, a Gemm with ``transA = 0``, or a MatMul by a matrix on the right
     together with the Add of its bias, if that is all that reads the product. Weight and bias must be float32 and
-    constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. A weight without
-    a single element is no layer's. Nodes inside subgraphs are left alone.
+    constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. Nodes with an
+    empty weight compute nothing and are no layers. Nodes inside subgraphs are left alone.
     """
     index = Index.of(model)
     found = (_find(index, node) for node in index.nodes)

@@ -75,9 +75,7 @@ class Drawing:
         """Add a node, and return its output."""
         output, own = self.name(), self.draw(st.one_of(st.just(""), NAMES))
         names = {node.name for node in self.nodes}
-        self.nodes.append(
-            helper.make_node(op, inputs, [output], name="" if own in names else own, **attributes)
-        )
+        self.nodes.append(helper.make_node(op, inputs, [output], name="" if own in names else own, **attributes))
         return Tensor(output, shape)
 
     def constant(self, values: np.ndarray) -> str:
