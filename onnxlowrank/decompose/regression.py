@@ -34,7 +34,7 @@ from onnxlowrank.decompose.precision import squarable
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 from onnxlowrank.parallel import in_parallel
 
-Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
@@ -52,10 +52,11 @@ class LowRankMap:
     right: Float64Array
     bias: Float64Array
 
-    def __call__(self, features: Float32Array) -> Float32Array:
+    def __call__(self, features: FloatArray) -> FloatArray:
         """Return the predictions ``[n, F]`` for features ``[n, p]``."""
         right, left, bias = (part.astype(features.dtype) for part in (self.right, self.left, self.bias))
-        return features @ right @ left.T + bias
+        predicted: FloatArray = features @ right @ left.T + bias
+        return predicted
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +70,9 @@ class Samples:
         activation: ``r(.)``.
     """
 
-    features: Float32Array
-    target: Float32Array
-    shortcut: Float32Array | None = None
+    features: FloatArray
+    target: FloatArray
+    shortcut: FloatArray | None = None
     activation: Activation = IDENTITY
 
     def squarable(self) -> Samples:
@@ -79,8 +80,8 @@ class Samples:
         given = [one for one in (self.features, self.target, self.shortcut) if one is not None]
         if all(squarable(one) is one for one in given):
             return self
-        features, target, *shortcut = (one.astype(np.float64) for one in given)
-        return Samples(features, target, *(shortcut or [None]), self.activation)
+        shortcut = None if self.shortcut is None else self.shortcut.astype(np.float64)
+        return Samples(self.features.astype(np.float64), self.target.astype(np.float64), shortcut, self.activation)
 
     def part(self, columns: IntArray, outputs: IntArray) -> Samples:
         """Return the samples of some features and some responses."""
@@ -123,7 +124,7 @@ class _Regression:
     """Reduced-rank regression on one set of centred features; the factorisation of their Gram matrix is kept."""
 
     def __init__(
-        self, centred: Float32Array, prior: Float64Array | None, ridge: float, spread: Float64Array | None
+        self, centred: FloatArray, prior: Float64Array | None, ridge: float, spread: Float64Array | None
     ) -> None:
         features = centred.shape[1]
         gram = np.zeros((features, features))
@@ -161,7 +162,7 @@ class _Regression:
         return LowRankMap(left, right, offset)
 
 
-def _linear_cross(centred: Float32Array, samples: Samples) -> tuple[Float64Array, Float64Array]:
+def _linear_cross(centred: FloatArray, samples: Samples) -> tuple[Float64Array, Float64Array]:
     """Return ``f'y [p, F]`` and the mean of ``y [F]``, the shortcut taken off the target."""
     cross = np.zeros((centred.shape[1], samples.target.shape[1]))
     total = np.zeros(samples.target.shape[1])
@@ -173,7 +174,7 @@ def _linear_cross(centred: Float32Array, samples: Samples) -> tuple[Float64Array
 
 
 def _nonlinear_cross(
-    centred: Float32Array, samples: Samples, value: Float32Array, fitted: LowRankMap, penalty: float
+    centred: FloatArray, samples: Samples, value: FloatArray, fitted: LowRankMap, penalty: float
 ) -> tuple[Float64Array, Float64Array]:
     """Return ``f'z [p, F]`` and the mean of ``z [F]``, with the ``z`` that solve Eq. 9 around the current fit."""
 
