@@ -173,13 +173,8 @@ class BiclusterOuter(_Bicluster):
 
     def input_clusters(self, layer: Layer, block: int) -> Sequence[int]:
         """Return 2 and, as in the paper (48 of 96 maps), pairs of maps as long as they are not too many to cluster."""
-        return sorted(
-            {
-                g
-                for g in (2, layer.inputs // 2)
-                if 2 <= 2 * g <= layer.inputs and (g == 2 or layer.inputs <= _MOST_PAIRED)
-            }
-        )
+        pairs = layer.inputs // 2
+        return sorted({g for g in (2, pairs) if 1 <= g <= pairs and (g == 2 or layer.inputs <= _MOST_PAIRED)})
 
     def ranks(self, layer: Layer, g: int, h: int, block: int) -> Iterator[Setting]:
         """Yield every ``K`` that makes ``G H K`` a multiple of the block."""

@@ -56,7 +56,8 @@ class Monochromatic(KernelPass):
         best = float((np.linalg.norm(kernel, ord=2, axis=(1, 2)) ** 2).sum())
         if best < LOWEST_ENERGY * total:  # not even a colour for every filter would do
             return
-        for size in range(block // 2, layer.outputs, max(block // 2, 1)):
+        step = max(block // 2, 1)
+        for size in range(step, layer.outputs, step):
             candidate = self.candidate(layer, (layer.outputs // size,), 1.0)
             if layer.outputs % size == 0 and candidate.macs < layer.macs:
                 labels = balanced_clusters(kernel, layer.outputs // size, restarts=1)

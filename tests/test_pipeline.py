@@ -500,7 +500,9 @@ def counted(monkeypatch):
 
 @pytest.mark.usefixtures("counted")
 def test_latency_target():
-    result = optimize(vgg(), speedup=1.5, calibration=smooth(16), only=["n_a", "n_b", "n_c"], passes=["channel", "spatial"])
+    result = optimize(
+        vgg(), speedup=1.5, calibration=smooth(16), only=["n_a", "n_b", "n_c"], passes=["channel", "spatial"]
+    )
     assert result.reached
     assert 1.5 <= result.latency_speedup <= 1.7
     assert result.layers[-1].kept_because == "not in --only"

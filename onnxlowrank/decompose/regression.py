@@ -55,7 +55,8 @@ class LowRankMap:
     def __call__(self, features: FloatArray) -> FloatArray:
         """Return the predictions ``[n, F]`` for features ``[n, p]``."""
         right, left, bias = (part.astype(features.dtype) for part in (self.right, self.left, self.bias))
-        return features @ right @ left.T + bias
+        predicted: FloatArray = features @ right @ left.T + bias
+        return predicted
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,8 @@ class Samples:
         given = [one for one in (self.features, self.target, self.shortcut) if one is not None]
         if all(squarable(one) is one for one in given):
             return self
-        features, target, *shortcut = (one.astype(np.float64) for one in given)
-        return Samples(features, target, shortcut[0] if shortcut else None, self.activation)
+        shortcut = None if self.shortcut is None else self.shortcut.astype(np.float64)
+        return Samples(self.features.astype(np.float64), self.target.astype(np.float64), shortcut, self.activation)
 
     def part(self, columns: IntArray, outputs: IntArray) -> Samples:
         """Return the samples of some features and some responses."""

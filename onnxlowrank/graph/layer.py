@@ -183,10 +183,8 @@ class Layer:
     @property
     def white(self) -> NDArray[np.float64]:
         """The covariance ``[F, F]`` of the responses, were the inputs white: uncorrelated, of variance 1."""
-        filters, group = (
-            squarable(self.weight.reshape(self.outputs, -1)),
-            np.arange(self.outputs) * self.group // self.outputs,
-        )
+        filters = squarable(self.weight.reshape(self.outputs, -1))
+        group = np.arange(self.outputs) * self.group // self.outputs
         return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
 
     @property

@@ -179,14 +179,14 @@ class _Sampler:
 
     def _channels_first(self, tensor: str, share: int) -> str:
         """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
-        flat = self._flat(tensor)
+        flat = self._reshaped(tensor, self._constant([0, 0]), self._positions(tensor, 2))
         sampled = self._node("Gather", flat, self._indices(self._size(flat, 2), share), axis=2)
         return self._node("Transpose", sampled, perm=[0, 2, 1])
 
     def _patches(self, tensor: str, window: Window, share: int) -> str:
         """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
         taps = math.prod(window.kernel)
-        flat = self._flat(tensor)
+        flat = self._reshaped(tensor, self._constant([0, 0]), self._positions(tensor, 2))
         axes = self._constant(np.arange(2, 2 + len(window.kernel)))
         spatial = self._node("Gather", self._node("Shape", tensor), axes, axis=0)
         pixels = self._node("Add", self._count(self._size(flat, 2)), self._constant([1]))  # 0 is the padding
@@ -207,22 +207,22 @@ class _Sampler:
         values = self._node("Gather", flat, source, axis=2)
         values = self._node("Mul", values, self._node("Cast", inside, to=TensorProto.FLOAT))
         positions = self._node("Div", self._size(source, 0), self._constant([taps]))
-        parts = self._node("Concat", self._constant([0, 0]), positions, self._constant([taps]), axis=0)
-        split = self._node("Reshape", values, parts)
+        split = self._reshaped(values, self._constant([0, 0]), positions, self._constant([taps]))
         rows = self._node("Transpose", split, perm=[0, 2, 1, 3])
         width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
-        return self._node("Reshape", rows, self._node("Concat", self._constant([0, 0]), width, axis=0))
+        return self._reshaped(rows, self._constant([0, 0]), width)
 
     def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
-        shape = self._node("Concat", self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1), axis=0)
-        flat = self._node("Reshape", tensor, shape)
+        flat = self._reshaped(tensor, self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1))
         return self._node("Gather", flat, self._indices(self._size(flat, 1), share), axis=1)
 
-    def _flat(self, tensor: str) -> str:
-        """Reshape ``[N, C, *spatial]`` to ``[N, C, P]``, be it of no samples."""
-        shape = self._node("Concat", self._constant([0, 0]), self._positions(tensor, 2), axis=0)
-        return self._node("Reshape", tensor, shape)
+    def _reshaped(self, tensor: str, *sizes: str) -> str:
+        """Reshape a tensor, be it one without samples, of which onnxruntime cannot tell the size -1.
+
+        Of shapes right behind a Concat it makes constants with a -1 by itself, hence the Abs.
+        """
+        return self._node("Reshape", tensor, self._node("Abs", self._node("Concat", *sizes, axis=0)))
 
     def _positions(self, tensor: str, first: int) -> str:
         """Return the product of all sizes but two, from axis ``first`` on, as int64 ``[1]``."""
