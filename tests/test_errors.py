@@ -13,11 +13,11 @@ from helpers.inputs import RAW, spec
 from helpers.models import conv_model, normal, parse
 
 from onnxlowrank import errors
-from onnxlowrank.calibrate.capture import RowStore, sample
+from onnxlowrank.calibrate.capture import RowStore, run_probes
 from onnxlowrank.errors import OnnxLowRankError
 from onnxlowrank.graph import load as loading
 from onnxlowrank.graph.load import load, write_atomically
-from onnxlowrank.graph.probe import Probe
+from onnxlowrank.graph.probe import Probe, add_probes
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.sources import open_inputs
@@ -48,7 +48,7 @@ def quantised(folder, monkeypatch):
 def not_finite(folder, monkeypatch):
     inputs = Inputs(lambda index: {"x": np.full((1, 1, 4, 4), 3e38, np.float32)}, 1, 1, "rows")
     model = conv_model(np.full((1, 1, 3, 3), 3e38, np.float32))
-    list(sample(model, [Probe("p", "y", False)], inputs, 0, lambda amount: None))
+    list(run_probes(add_probes(model, [Probe("p", "y", False)]), inputs, 0, lambda amount: None))
 
 
 def defect(folder, monkeypatch):

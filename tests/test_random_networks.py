@@ -57,7 +57,7 @@ def options(draw, model: onnx.ModelProto) -> dict[str, object]:
     return {
         **goal,
         "selection": draw(st.sampled_from(sorted(SELECTIONS))),
-        "metric": draw(st.sampled_from([name for name in METRICS if name != "mahalanobis"])),
+        "kernel_metric": draw(st.sampled_from([name for name in METRICS if name != "mahalanobis"])),
         "passes": chosen,
         "ranks": by_hand(draw, model, "target" in goal) if manual else {},
         "nonlinear": draw(st.sampled_from([True, True, False])),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxlowrank import temporary
-from onnxlowrank.errors import OptionError
+from onnxlowrank.errors import ScratchError
 from onnxlowrank.temporary import Scratch, remove_abandoned
 
 OWNER = """
@@ -168,5 +168,5 @@ def test_without_locks_nothing_is_removed_but_ones_own(place: Path, monkeypatch:
 
 def test_no_place_for_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(OptionError, match="set TMPDIR"):
+    with pytest.raises(ScratchError, match="set TMPDIR"):
         Scratch()

@@ -18,7 +18,7 @@ LAYERS = ("a[0]*?", "x::response", "onnxlowrank_positions", f"{ESCAPE}層 <scrip
 def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     kernel = normal(rng, 16, 4, 1, 1) * normal(rng, 1, 4, 3, 3)
-    weights = {f"w{i}": np.concatenate([kernel] * 4, axis=1)[:, : 3 if i == 0 else 16] for i in range(4)}
+    weights = {f"w{i}": (1 + i) * np.concatenate([kernel] * 4, axis=1)[:, : 3 if i == 0 else 16] for i in range(4)}
     model = parse(
         """g (float[N, 3, 8, 8] x) => (float[N, 16, 8, 8] d) {
             a = Conv <pads = [1, 1, 1, 1]> (x, w0)

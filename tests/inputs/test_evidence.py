@@ -20,6 +20,10 @@ def test_samples_that_are_all_the_same():
     assert are_identical(inputs(np.ones((4, 3))))
     assert not are_identical(inputs(np.arange(12.0).reshape(4, 3)))
     assert not are_identical(inputs(np.zeros((1, 3)), np.ones((1, 3))))
+    many = [np.zeros((1, 3))] * 100
+    assert are_identical(inputs(*many))
+    for one in (1, 50, 98, 99):
+        assert not are_identical(inputs(*many[:one], np.ones((1, 3)), *many[one:])), "one that differs is enough"
     assert not are_identical(inputs(np.zeros((1, 3)))), "one sample has nothing to differ from"
     with pytest.raises(InputDataError, match=r"all samples of test rows are the same.*--calibration"):
         check_varied(inputs(np.zeros((1, 3)), np.zeros((1, 3))))

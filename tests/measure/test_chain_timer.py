@@ -198,6 +198,8 @@ def test_all_forms_compute_the_same(case: tuple[Layer, Chain], opset: int) -> No
     whole = layer_model(dense, None)
     feeds, tiny = random_feeds(whole), random_feeds(framed(dense, None, "cpu"))
     y, position = run(whole, **feeds)[0], run(framed(dense, None, "cpu"), **tiny)[0]
+    spread = {name: np.broadcast_to(tiny.get(name, tiny.get(f"{name}/map")), x.shape) for name, x in feeds.items()}
+    summed = np.abs(run(whole, **spread)[0]).max()  # a position is a mean of maps, which may cancel
     network = conv_model(layer.weight, layer.bias, **conv_attributes(Step("conv", layer.weight, layer.geometry)))
     network.opset_import[0].version = opset
     (found,) = find_layers(network)
@@ -208,7 +210,7 @@ def test_all_forms_compute_the_same(case: tuple[Layer, Chain], opset: int) -> No
         onnx.checker.check_model(written, full_check=True)
         assert error(run(written, **feeds)[0], y) <= 1e-4
         inside = framed(layer, lowered, "cpu")
-        assert error(run(inside, **tiny)[0], position) <= 1e-4
+        assert np.abs(run(inside, **tiny)[0] - position).max() <= 1e-4 * summed
         rewritten = rewrite(network, [found], {"conv": lowered})
         onnx.checker.check_model(rewritten)
         assert error(run(rewritten, x=feeds["x"])[0], response) <= 1e-4
