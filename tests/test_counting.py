@@ -105,7 +105,13 @@ def test_studies_count_it_too():
 
 @pytest.mark.parametrize(
     "goal",
-    [{"max_macs": 1e12}, {"max_size": 1e9}, {"latency": 1e9}, {"max_drop": 99.0, "outputs": {"y": "classes"}}, {"speedup": 1.1}],
+    [
+        {"max_macs": 1e12},
+        {"max_size": 1e9},
+        {"latency": 1e9},
+        {"max_drop": 99.0, "outputs": {"y": "classes"}},
+        {"speedup": 1.1},
+    ],
     ids=lambda goal: next(iter(goal)),
 )
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri
 
 Interval = tuple[float, float]
 _Floats = NDArray[np.float64]
 
 COVERAGE = 0.95
-_Z = float(norm.ppf((1 + COVERAGE) / 2))
+_Z = float(ndtri((1 + COVERAGE) / 2))
 _RESAMPLES = 1000
 
 
 def share_interval(count: int, samples: int) -> Interval:
     """Return the exact interval of a share, ``count`` of ``samples`` (Clopper & Pearson 1934)."""
     tail = (1 - COVERAGE) / 2
-    low = 0.0 if count == 0 else float(beta.ppf(tail, count, samples - count + 1))
-    high = 1.0 if count == samples else float(beta.ppf(1 - tail, count + 1, samples - count))
+    low = 0.0 if count == 0 else float(betaincinv(count, samples - count + 1, tail))
+    high = 1.0 if count == samples else float(betaincinv(count + 1, samples - count, 1 - tail))
     return low, high
 
 

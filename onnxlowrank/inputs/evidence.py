@@ -8,6 +8,7 @@ from onnxlowrank.errors import UnfitInputsError
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 
+
 def are_identical(inputs: Inputs) -> bool:
     """Return whether there are several samples, all of them the same; no more are read than it takes to tell."""
     if len(inputs) * inputs.batch < 2:

@@ -213,6 +213,7 @@ def refused(place: Path) -> dict[str, Ended]:
     return ended
 
 
+@pytest.mark.xdist_group("refused")  # one process runs the commands, for all cases
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(refused: dict[str, Ended], name: str) -> None:
     ended, (_, words, _) = refused[name], REFUSED[name]
