@@ -22,6 +22,7 @@ from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter, default_lowering
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
+from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import describe, load, save
@@ -180,7 +181,13 @@ def optimize_each(
     with RowStore() as store, one_blas_thread():
         metric = metric_of(options.kernel_metric, normalised, layers, applicable, inputs, progress)
         calibration = Calibration(
-            normalised, layers, applicable, stacked, store, options.seed, hold_out(layers, stacked)
+            with_seeds(normalised, options.seed),
+            layers,
+            applicable,
+            stacked,
+            store,
+            options.seed,
+            hold_out(layers, stacked),
         )
         drafts = Drafts(applicable, collect_statistics(calibration, progress, metric))
         reasons |= dict.fromkeys(applicable.keys() - drafts.applicable.keys(), NOT_FINITE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,27 @@ from onnxlowrank.evaluate.differences import (
 from onnxlowrank.evaluate.figure_of_merit import Merit
 from onnxlowrank.evaluate.intervals import Interval, bootstrap_interval
 from onnxlowrank.evaluate.measures import Measure, measures_of
+from onnxlowrank.graph.chance import random_nodes, with_seeds
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
+
+_Inside = tuple[onnx.ModelProto, onnx.ModelProto]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a network that draws random numbers differs from itself by, run twice on the same inputs.
+
+    Attributes:
+        relative_error: ``|b - a| / |a|`` of the tensors it is judged by; None where it could not be compared.
+        largest_difference: Of any of their values; None likewise.
+        top1_agreement: Share of samples with the same largest class; None without class scores.
+    """
+
+    relative_error: float | None
+    largest_difference: float | None
+    top1_agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ class Agreement:
         outputs: The outputs one by one.
         judged: What they are judged by.
         merit: What the user's metric makes of either network.
+        noise: What the first network differs from itself by; None where it gives the same in every run.
         not_compared: Why nothing could be compared; empty where something was.
     """
 
@@ -66,6 +85,7 @@ class Agreement:
     outputs: tuple[OutputDifference, ...] = ()
     judged: tuple[JudgedDifference, ...] = ()
     merit: Merit | None = None
+    noise: Noise | None = None
     not_compared: str = ""
 
     @property
@@ -93,9 +113,11 @@ def compare_outputs(
     inputs: Inputs,
     advance: Advance,
     measures: Sequence[Measure] | None = None,
-    inside: tuple[onnx.ModelProto, onnx.ModelProto] | None = None,
+    inside: _Inside | None = None,
 ) -> Agreement:
     """Run both networks over the inputs and compare their outputs.
+
+    Random numbers that the networks draw are independent, and the same whenever the same networks are compared.
 
     Args:
         before: The first network.
@@ -110,6 +132,24 @@ def compare_outputs(
     """
     if measures is None:
         measures = measures_of(before, inputs.labels is not None)
+    found = _compared(before, after, inputs, advance, measures, inside)
+    if not random_nodes(before):
+        return found
+    alone = None if inside is None else (inside[0], inside[0])
+    itself = _compared(before, before, inputs, lambda amount: None, measures, alone)
+    noise = Noise(itself.relative_error, itself.largest_difference, itself.top1_agreement)
+    return replace(found, noise=noise)
+
+
+def _compared(
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    inputs: Inputs,
+    advance: Advance,
+    measures: Sequence[Measure],
+    inside: _Inside | None,
+) -> Agreement:
+    """Return how far the outputs of two networks differ, the noise of either included."""
     pairs = [_Pair(before, after)] + ([] if inside is None else [_Pair(*inside)])
     outputs = {name: OutputSums(name) for name in pairs[0].names}
     judged = {one.tensor: JudgedSums(one, inputs.batch) for one in measures}
@@ -154,7 +194,9 @@ class _Pair:
     """The same outputs of two networks."""
 
     def __init__(self, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-        self._sessions = [open_session(model, all_threads()) for model in (before, after)]
+        # onnxruntime draws the same numbers in all sessions of a process, if nodes stand at the same place of a graph
+        drawn = (with_seeds(model, seed) for seed, model in enumerate((before, after)))
+        self._sessions = [open_session(model, all_threads()) for model in drawn]
         self.names = [value.name for value in self._sessions[0].get_outputs()]
         self._wanted = [{value.name for value in session.get_inputs()} for session in self._sessions]
 

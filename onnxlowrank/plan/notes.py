@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.measure.chain_timer import ChainTimer
@@ -19,12 +21,15 @@ _NAMED = 3
 
 
 def is_much_lost(agreement: Agreement) -> bool:
-    """Return whether the outputs changed more than most users would take."""
+    """Return whether the outputs changed more than most users would take, beyond their own noise."""
+    noise = agreement.noise
     if agreement.accuracy is not None:
         return agreement.accuracy[0] - agreement.accuracy[1] > _MUCH_ACCURACY
     if agreement.top1_agreement is not None:
-        return agreement.top1_agreement < 1 - _MANY_CLASSES
-    return agreement.relative_error is not None and agreement.relative_error > _LARGE_ERROR
+        at_best = 1.0 if noise is None or noise.top1_agreement is None else noise.top1_agreement
+        return agreement.top1_agreement < at_best - _MANY_CLASSES
+    own = 0.0 if noise is None or noise.relative_error is None else noise.relative_error
+    return agreement.relative_error is not None and agreement.relative_error > math.hypot(own, _LARGE_ERROR)
 
 
 def loss_note(agreement: Agreement, plan: Plan, tradeoff: Tradeoff | None, speedup: float | None) -> str:

@@ -10,15 +10,21 @@ NOT_COMPARED = "not compared"
 
 
 def agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
-    """Return what is said of the whole network: a label, before, after."""
+    """Return what is said of the whole network: a label, before, after; before is the original run twice."""
     error = with_interval(agreement.relative_error, agreement.error_interval, ".4f")
+    noise = agreement.noise
     rows = [
-        ("output difference, relative", "", error),
-        ("output difference, largest", "", figure(agreement.largest_difference, ".4g")),
+        ("output difference, relative", "" if noise is None else figure(noise.relative_error, ".4f"), error),
+        (
+            "output difference, largest",
+            "" if noise is None else figure(noise.largest_difference, ".4g"),
+            figure(agreement.largest_difference, ".4g"),
+        ),
     ]
     if agreement.top1_agreement is not None:
         same = with_interval(agreement.top1_agreement, agreement.top1_interval, ".2%")
-        rows.append((f"same top-1 class (of {agreement.inputs})", "", same))
+        itself = "" if noise is None or noise.top1_agreement is None else figure(noise.top1_agreement, ".2%")
+        rows.append((f"same top-1 class (of {agreement.inputs})", itself, same))
     if agreement.accuracy is not None:
         one, other = agreement.accuracy
         rows.append((f"top-1 accuracy (of {agreement.inputs})", f"{100 * one:.2f} %", f"{100 * other:.2f} %"))
@@ -34,6 +40,19 @@ def agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
     return rows
 
 
+def noise_note(agreement: Agreement) -> str | None:
+    """Return what there is to say of a network that draws random numbers; None where it gives the same every time."""
+    noise = agreement.noise
+    if noise is None:
+        return None
+    if noise.relative_error is None:
+        return "the original draws random numbers, what of the difference is its own noise could not be told"
+    itself = f"relative output error {noise.relative_error:.4f}"
+    if noise.top1_agreement is not None:
+        itself += f", same top-1 class on {figure(noise.top1_agreement, '.1%')}"
+    return f"the original draws random numbers: run twice, it differs from itself ({itself}), which is part of the difference"
+
+
 def cost_text(agreement: Agreement) -> str:
     """Return what a network gave for its speed: its accuracy if that is known, else how far its outputs changed."""
     if agreement.merit is not None:
@@ -43,12 +62,20 @@ def cost_text(agreement: Agreement) -> str:
         before, after = agreement.accuracy
         lost = _lost(agreement.drop_interval, ".1f", " points")
         return f"top-1 accuracy {100 * before:.2f} % -> {100 * after:.2f} %{lost}"
+    noise = agreement.noise
     if agreement.top1_agreement is not None:
         same = with_interval(agreement.top1_agreement, agreement.top1_interval, ".1%")
-        return f"same top-1 class on {same} of {agreement.inputs} inputs"
+        itself = _of_itself(None if noise is None else noise.top1_agreement, ".1%")
+        return f"same top-1 class on {same} of {agreement.inputs} inputs{itself}"
     if agreement.relative_error is None:
         return "outputs not compared"
-    return f"relative output error {with_interval(agreement.relative_error, agreement.error_interval, '.4f')}"
+    error = with_interval(agreement.relative_error, agreement.error_interval, ".4f")
+    return f"relative output error {error}{_of_itself(None if noise is None else noise.relative_error, '.4f')}"
+
+
+def _of_itself(noise: float | None, form: str) -> str:
+    """Return what the figure is of the original run twice, where that is not the best there is."""
+    return "" if noise is None else f", {figure(noise, form)} where the original is run twice"
 
 
 def _lost(interval: Interval | None, form: str, unit: str) -> str:

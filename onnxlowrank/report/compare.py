@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.report.agreement import NOT_COMPARED, figure, is_plain, output_table
+from onnxlowrank.report.agreement import NOT_COMPARED, figure, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import distributions
@@ -32,6 +32,7 @@ def comparison_report(found: Comparison, command: str = "") -> Report:
         for name, one in zip(names[1:], found.differences, strict=True)
         if one.not_compared
     ]
+    notes += [note for note in map(noise_note, found.differences[:1]) if note]
     notes.append("speed-ups are medians over rounds taken in turns, so they may differ from the ratio of the medians")
     if any(one.accuracy for one in found.differences):
         notes.append("accuracies are before -> after: of the first network, and of the one in the row")

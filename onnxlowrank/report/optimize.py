@@ -9,7 +9,7 @@ import numpy as np
 from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
-from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, output_table
+from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars, distributions, pictures, points
@@ -30,7 +30,7 @@ def optimisation_report(result: Result, title: str, command: str = "") -> Report
         headline(result),
         [_layers(result), _whole(result), *([] if is_plain(result.agreement) else [output_table(result.agreement)])],
         partial(_figures, result),
-        result.notes,
+        [*result.notes, *filter(None, [noise_note(result.agreement)])],
         environment((result.provider,), (result.threads,)),
         command,
     )

@@ -198,3 +198,44 @@ def test_divergence_and_confidence_at_a_temperature(temperature, given):
     expected = scipy.special.rel_entr(p, q).sum(axis=1).mean()
     assert divergence(one, other, temperature) == pytest.approx(expected, rel=1e-4)
     assert confidence(one, temperature) == pytest.approx(p.max(axis=1).mean(), rel=1e-4)
+
+
+NOISY = "m = MatMul (x, w)  n = RandomNormalLike <scale = 0.5> (m)  y = Add (m, n)"
+
+
+def many_rows(count=4000):
+    rows = normal(np.random.default_rng(9), count, 4)
+    return rows, inputs_of(rows, labels=(rows @ WEIGHT).argmax(1))
+
+
+def test_the_noise_of_a_network_is_told_from_what_was_changed():
+    rows, inputs = many_rows()
+    a, b = rows @ WEIGHT, rows @ OTHER
+    found = compared(linear(WEIGHT, NOISY), linear(OTHER, NOISY), inputs)
+    norm = np.mean(a**2) + 0.25  # of two draws of variance 1/4 each, one is in the first network
+    assert found.noise.relative_error == pytest.approx((2 * 0.25 / norm) ** 0.5, rel=0.03)
+    assert found.relative_error == pytest.approx(((np.mean((b - a) ** 2) + 2 * 0.25) / norm) ** 0.5, rel=0.03)
+    assert found.noise.top1_agreement < 1
+    assert found.top1_agreement < found.noise.top1_agreement
+    assert found.noise.largest_difference > 1
+
+
+def test_a_noisy_network_and_itself_differ_by_its_noise():
+    found = compared(linear(WEIGHT, NOISY), linear(WEIGHT, NOISY), many_rows()[1])
+    assert found.relative_error == found.noise.relative_error > 0.1
+    assert compared(linear(WEIGHT, NOISY), linear(WEIGHT, NOISY), many_rows()[1]) == found, "it repeats"
+
+
+def test_without_noise_there_is_none_to_tell():
+    seeded = NOISY.replace("scale", "seed = 3.0, scale")
+    for tail in (seeded, "y = MatMul (x, w)"):
+        found = compared(linear(WEIGHT, tail), linear(WEIGHT, tail), many_rows()[1])
+        assert (found.noise, found.relative_error) == (None, 0)
+
+
+def test_noise_is_told_of_the_tensors_inside():
+    tail, output = f"{NOISY.replace('y = Add', 'z = Add')}  y = ArgMax <axis = 1> (z)", "int64[N, 1] y"
+    one, other = linear(WEIGHT, tail, output), linear(OTHER, tail, output)
+    inside = expose(one, ["z"]), expose(other, ["z"])
+    found = compare_outputs(one, other, many_rows()[1], lambda amount: None, inside=inside)
+    assert 0.1 < found.noise.relative_error < found.relative_error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.evaluate.agreement import Agreement, Noise
 from onnxlowrank.passes.base import KEEP, Candidate
 from onnxlowrank.plan.energy import select_by_energy
 from onnxlowrank.plan.knapsack import select_exactly
@@ -69,6 +69,11 @@ def test_why_layers_are_kept():
         ({"top1_agreement": 0.94}, True),
         ({"relative_error": 0.19}, False),
         ({"relative_error": 0.21}, True),
+        ({"relative_error": 0.5, "noise": Noise(0.49, 1.0, None)}, False),
+        ({"relative_error": 0.54, "noise": Noise(0.49, 1.0, None)}, True),
+        ({"relative_error": 0.21, "noise": Noise(None, None, None)}, True),
+        ({"top1_agreement": 0.86, "noise": Noise(0.49, 1.0, 0.9)}, False),
+        ({"top1_agreement": 0.84, "noise": Noise(0.49, 1.0, 0.9)}, True),
     ],
 )
 def test_when_much_is_lost(about, much):

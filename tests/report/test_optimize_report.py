@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.evaluate.agreement import Agreement, Noise
 from onnxlowrank.goal import Goal
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.report.agreement import cost_text
+from onnxlowrank.report.agreement import cost_text, noise_note
 from onnxlowrank.report.optimize import headline, optimisation_report
 from onnxlowrank.result import LayerReport, ModelReport, Result
 
@@ -47,6 +47,22 @@ def test_the_headline_tells_what_it_cost(about, text, goal):
     agreement = replace(AGREEMENT, **about)
     assert cost_text(agreement) == text
     assert text in headline(result(goal, agreement=agreement))
+
+
+def test_the_report_tells_noise_from_change():
+    noisy = replace(AGREEMENT, noise=Noise(0.03, 0.4, None))
+    assert "relative output error 0.0312, 0.0300 where the original is run twice" in headline(result(agreement=noisy))
+    report = optimisation_report(result(agreement=noisy), "t")
+    whole = cells(report, "Whole")
+    assert whole["output difference, relative"] == ("0.0300", "0.0312", "")
+    assert whole["output difference, largest"] == ("0.4", "0.5", "")
+    assert "run twice, it differs from itself (relative output error 0.0300)" in report.notes[-1]
+    classes = replace(AGREEMENT, top1_agreement=0.9, noise=Noise(0.03, 0.4, 0.95))
+    assert "same top-1 class on 90.0 % of 64 inputs, 95.0 % where the original is run twice" in cost_text(classes)
+    assert "same top-1 class on 95.0 %" in noise_note(classes)
+    lost = replace(AGREEMENT, noise=Noise(None, None, None))
+    assert "could not be told" in noise_note(lost)
+    assert noise_note(AGREEMENT) is None
 
 
 def test_units_fit_the_numbers():
