@@ -97,6 +97,12 @@ class UserFunctionError(OptionError):
     code = "E301"
 
 
+class UsageError(OptionError):
+    """A command, option or argument is unknown, missing, too many or of the wrong type: see the command's --help."""
+
+    code = "E302"
+
+
 class ProviderError(OnnxLowRankError):
     """The execution provider asked for is not available here."""
 

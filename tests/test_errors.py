@@ -14,6 +14,7 @@ from helpers.models import conv_model, normal, parse
 
 from onnxlowrank import errors
 from onnxlowrank.calibrate.capture import RowStore, run_probes
+from onnxlowrank.cli import call
 from onnxlowrank.errors import OnnxLowRankError
 from onnxlowrank.graph import load as loading
 from onnxlowrank.graph.load import load, write_atomically
@@ -84,6 +85,11 @@ def bad_metric(folder, monkeypatch):
     compare([folder / "net.onnx"] * 2, inputs=x, metric=lambda outputs, labels: sys.exit(1), seconds=0.01)
 
 
+def no_option(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["onnxlowrank", "optimize", "--sped-up", "2"])
+    call(None)
+
+
 def no_provider(folder, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     Target("cuda").check()
@@ -130,6 +136,7 @@ CASES = {
     "E204": bad_reader,
     "E300": no_pass,
     "E301": bad_metric,
+    "E302": no_option,
     "E400": no_provider,
     "E401": too_new,
     "E402": run_fails,
@@ -170,6 +177,7 @@ def test_codes_are_stable():
         "E204": "ReaderError",
         "E300": "OptionError",
         "E301": "UserFunctionError",
+        "E302": "UsageError",
         "E400": "ProviderError",
         "E401": "RefusedModelError",
         "E402": "FailedRunError",

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import sys
 
+import typer
+
 from onnxlowrank.cli import analyze, cache, compare, optimize, profile, schema, sweep
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.ending import BAD_INPUT, Ending
-from onnxlowrank.errors import OnnxLowRankError
+from onnxlowrank.errors import OnnxLowRankError, UsageError
 from onnxlowrank.text import printable
 
 __all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "schema", "sweep"]
+
+
+_Misuse = typer.BadParameter.__base__
+"""What typer raises for wrong usage, which it takes from click or, in newer versions, from its own copy of that."""
 
 
 def main() -> None:
@@ -26,8 +32,30 @@ def main() -> None:
 
 def _run(ending: Ending) -> None:
     try:
-        app(obj=ending)
+        sys.exit(call(ending))
     except OnnxLowRankError as error:
         sentence = printable(" ".join(str(error).split()))
         print(f"error[{error.code}]: {sentence}{'' if sentence.endswith('.') else '.'}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+
+
+def call(ending: Ending) -> int | None:
+    """Call the command that the arguments name, and return its exit code.
+
+    Raises:
+        UsageError: If they name none, or are none of its.
+    """
+    try:
+        code: int | None = app(obj=ending, standalone_mode=False)
+    except _Misuse as error:
+        context, said = error.ctx, error.format_message()
+        if context is None:  # an option without its value
+            print("Try 'onnxlowrank -h' for help.\n", file=sys.stderr)
+        elif said == context.get_help():  # there were no arguments
+            error.show()
+            return BAD_INPUT
+        else:
+            hint = f"Try '{context.command_path} {context.help_option_names[0]}' for help."
+            print(f"{context.get_usage()}\n{hint}\n", file=sys.stderr)
+        raise UsageError(said) from error
+    return code

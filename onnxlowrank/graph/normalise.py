@@ -8,6 +8,7 @@ has the name of the first (a Conv that swallows its BatchNorm stays that Conv) a
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import onnx
@@ -128,7 +129,7 @@ def _run_onnxruntime(model: ModelProto, output: Path | None = None) -> None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     else:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(output)
+        options.optimized_model_filepath = os.fsencode(output)  # a path need not be text
     onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=_RENAMING
     )

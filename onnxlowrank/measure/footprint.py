@@ -6,6 +6,7 @@ Run as a program, this file loads a network, runs it and prints what that took.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -60,8 +61,9 @@ def _main(path: str, inputs: str, names: str, provider: str, threads: str) -> No
     with np.load(inputs, allow_pickle=False) as arrays:
         feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(json.loads(names))}
     before = _peak()
+    os.chdir(Path(path).parent)  # whose name need not be text, which onnxruntime takes
     start = time.perf_counter()
-    session = open_session(path, Target(provider, int(threads)))
+    session = open_session(Path(path).name, Target(provider, int(threads)))
     load_ms = 1e3 * (time.perf_counter() - start)
     for _ in range(_RUNS):
         session.run(None, feeds)

@@ -15,6 +15,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,6 @@ def profile_interleaved(
     """
     models = [_with_names(model) for model in models]
     sessions: list[ort.InferenceSession] = []
-    traces: list[Path] = []
     whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
     with Scratch() as folder:
         try:
@@ -109,7 +109,10 @@ def profile_interleaved(
                         milliseconds.append(1e3 * (time.perf_counter() - begin))
                     count += 1
         finally:
-            traces += [Path(session.end_profiling()) for session in sessions]
+            for session in sessions:
+                with suppress(UnicodeDecodeError):  # of the trace's name, which need not be text
+                    session.end_profiling()
+        traces = [next(folder.glob(f"{index}_*")) for index in range(len(models))]
         return [_node_times(*one) for one in zip(models, traces, whole, strict=True)]
 
 

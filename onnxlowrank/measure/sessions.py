@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if trace is not None:
         options.enable_profiling = True
-        options.profile_file_prefix = str(trace)
+        options.profile_file_prefix = os.fsencode(trace)  # names of files are bytes, text where the locale allows
     wanted = PROVIDERS[target.kind]
     if target.kind != "cpu" and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session then says so

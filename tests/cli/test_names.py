@@ -92,3 +92,20 @@ def test_markdown_shows_names_as_they_are(folder):
     ended = command(folder, "analyze", "net.onnx", "--calibration", "x.npz", "--passes", "channel", "--markdown")
     assert ended.returncode == 0, ended.stderr
     assert r"\\x1b\[31m層 \<script>$x_1$\|\`" in ended.stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["é".encode(), b"\xff"])
+def test_temporary_files_may_lie_anywhere(folder, name):
+    """Also where the locale has no letters for the name of that place."""
+    place = os.fsencode(folder) + b"/temporary " + name
+    os.makedirs(place)
+    given = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": place}
+    for arguments in (
+        ("optimize", "net.onnx", "here.onnx", "--calibration", "x.npz", "--target", "macs", "--speedup", "1.2"),
+        ("compare", "net.onnx", "here.onnx", "--inputs", "x.npz"),
+        ("profile", "net.onnx"),
+    ):
+        command = [sys.executable, "-m", "onnxlowrank", *arguments]
+        ended = subprocess.run(command, cwd=folder, env=given, capture_output=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        assert b"cannot simplify" not in ended.stderr

@@ -250,14 +250,28 @@ def command(place: Path, tmp_path: Path) -> Command:
         (("optimize", *GOOD, "--sped-up", "2"), "--sped-up"),
         (("optimize", "in.onnx"), "OUTPUT"),
         (("optimise",), "optimise"),
+        (("optimize", *GOOD, "more.onnx"), "more.onnx"),
+        (("optimize", *GOOD, "--calibration"), "--calibration"),
+        (("--quick",), "--quick"),
     ],
 )
 def test_wrong_usage(command: Command, arguments: tuple[str, ...], word: str) -> None:
     ended = command(*arguments)
     assert ended.code == 2
-    assert word in ended.err.splitlines()[-1]
-    assert "Traceback" not in ended.err
+    *usage, hint, sentence = filter(None, ended.err.splitlines())
+    assert all(line.startswith("Usage: ") for line in usage)
+    assert re.fullmatch("Try '.* -h' for help.", hint)
+    assert re.fullmatch(r"error\[E302\]: .*\.", sentence)
+    assert word in sentence
     assert (ended.folder / "out.onnx").read_bytes() == EARLIER
+
+
+def test_no_arguments_show_the_help(command: Command) -> None:
+    ended = command()
+    assert ended.code == 2
+    assert ended.err.startswith("Usage: ")
+    assert "optimize" in ended.err
+    assert "error" not in ended.err
 
 
 def test_version_and_help(command: Command) -> None:

@@ -56,7 +56,7 @@ def test_the_report_tells_noise_from_change():
     whole = cells(report, "Whole")
     assert whole["output difference, relative"] == ("0.0300", "0.0312", "")
     assert whole["output difference, largest"] == ("0.4", "0.5", "")
-    assert "run twice, it differs from itself (relative output error 0.0300)" in report.notes[-1]
+    assert "run twice, (relative output error 0.0300)" in report.notes[-1]
     classes = replace(AGREEMENT, top1_agreement=0.9, noise=Noise(0.03, 0.4, 0.95))
     assert "same top-1 class on 90.0 % of 64 inputs, 95.0 % where the original is run twice" in cost_text(classes)
     assert "same top-1 class on 95.0 %" in noise_note(classes)
