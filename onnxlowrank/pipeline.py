@@ -160,7 +160,7 @@ def optimize_each(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise nothing_found(original, describe(model))
+        raise nothing_found(original, normalised, describe(model))
     most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
     given = partition_inputs(
         original, options.calibration, options.evaluate, options.preprocess, options.shapes, most_held_out, options.seed

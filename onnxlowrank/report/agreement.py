@@ -50,7 +50,7 @@ def noise_note(agreement: Agreement) -> str | None:
     itself = f"relative output error {noise.relative_error:.4f}"
     if noise.top1_agreement is not None:
         itself += f", same top-1 class on {figure(noise.top1_agreement, '.1%')}"
-    return f"the original draws random numbers: run twice, it differs from itself, part of the difference ({itself})"
+    return f"the original draws random numbers: part of the difference is its own noise (run twice: {itself})"
 
 
 def cost_text(agreement: Agreement) -> str:

@@ -52,7 +52,7 @@ def headline(result: Result) -> str:
     if goal.kind == MAX_MACS and not result.after.is_counted:
         got = f"more than {got}" if result.achieved > goal.value else f"{got} and what could not be counted"
     if goal.kind in (SPEEDUP, CONV_MACS) and result.achieved <= 1:
-        reached = f"no setting makes the network {_KINDS[goal.kind]}"
+        reached = _NOTHING[goal.kind]
     else:
         reached = f"the most that could be reached is {got} {_KINDS[goal.kind]}"
     return f"{asked} was asked for, {reached}{faster}: {cost}. In the way: {'; '.join(_obstacles(result))}."
@@ -64,6 +64,11 @@ _KINDS = {
     CONV_MACS: "fewer MACs of the convolutions",
     MAX_MACS: "a sample",
     MAX_SIZE: "of file",
+}
+
+_NOTHING = {
+    SPEEDUP: "no setting makes the network faster in measured latency",
+    CONV_MACS: "no setting saves any MACs of the convolutions",
 }
 
 

@@ -152,7 +152,7 @@ def analyze(
     normalised = normalise(original)
     found_layers = find_layers(normalised)
     if not found_layers:
-        raise nothing_found(original, describe(model))
+        raise nothing_found(original, normalised, describe(model))
     specs = input_specs(original)
     if calibration is None:
         check_imaginable(specs, preprocess_from_options("imagenet") if preprocess is None else preprocess)

@@ -1,9 +1,11 @@
 """What onnxruntime's optimiser hides."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from helpers.models import normal, parse
+from onnx import helper
 
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.hidden import hidden_layers
@@ -59,3 +61,29 @@ def test_the_error_says_so_where_nothing_is_seen():
     model.opset_import.add(domain="com.microsoft", version=1)
     with pytest.raises(UnsupportedModelError, match="nothing to decompose; the weights of 1 FusedGemm are not seen"):
         optimize(model, calibration=normal(RNG, 16, 4))
+
+
+def test_the_error_lists_what_is_kept_and_why():
+    inner = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["t"], name="deep")], "then", [], [onnx.ValueInfoProto(name="t")]
+    )
+    other = helper.make_graph([helper.make_node("Identity", ["x"], ["o"])], "else", [], [onnx.ValueInfoProto(name="o")])
+    model = parse(
+        """g (float[4, 4] x, bool yes) => (float[4, 4] y) {
+            a = MatMul (x, x)
+            b = MatMul (a, x)
+            c = MatMul (b, x)
+            d = MatMul (c, x)
+            e = MatMul (w, d)
+            y = Relu (e)
+        }""",
+        w=normal(RNG, 4, 4),
+    )
+    chooses = helper.make_node("If", ["yes"], ["z"], name="choose", then_branch=inner, else_branch=other)
+    model.graph.node.append(chooses)
+    model.graph.output.append(helper.make_tensor_value_info("z", 1, [4, 4]))
+    with pytest.raises(UnsupportedModelError) as caught:
+        optimize(model, target="macs", calibration=[{"x": normal(RNG, 4, 4), "yes": np.array(True)}])
+    said = str(caught.value)
+    assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left)" in said
+    assert "deep (inside If 'choose')" in said

@@ -49,6 +49,18 @@ def test_the_headline_tells_what_it_cost(about, text, goal):
     assert text in headline(result(goal, agreement=agreement))
 
 
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("speedup", "no setting makes the network faster in measured latency"),
+        ("conv_macs", "no setting saves any MACs of"),
+    ],
+)
+def test_what_cannot_be_reached_at_all_is_said_in_english(kind, sentence):
+    unchanged = replace(result((kind, 2.0)), latency_speedup=1.0, macs_speedup=1.0)
+    assert f"2x was asked for, {sentence}" in headline(unchanged)
+
+
 def test_the_report_tells_noise_from_change():
     noisy = replace(AGREEMENT, noise=Noise(0.03, 0.4, None))
     assert "relative output error 0.0312, 0.0300 where the original is run twice" in headline(result(agreement=noisy))
@@ -56,7 +68,7 @@ def test_the_report_tells_noise_from_change():
     whole = cells(report, "Whole")
     assert whole["output difference, relative"] == ("0.0300", "0.0312", "")
     assert whole["output difference, largest"] == ("0.4", "0.5", "")
-    assert "run twice, (relative output error 0.0300)" in report.notes[-1]
+    assert "its own noise (run twice: relative output error 0.0300)" in report.notes[-1]
     classes = replace(AGREEMENT, top1_agreement=0.9, noise=Noise(0.03, 0.4, 0.95))
     assert "same top-1 class on 90.0 % of 64 inputs, 95.0 % where the original is run twice" in cost_text(classes)
     assert "same top-1 class on 95.0 %" in noise_note(classes)
