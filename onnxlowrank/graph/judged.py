@@ -73,9 +73,9 @@ def judged_tensors(model: ModelProto) -> list[Judged]:
     An output that no tensor of real numbers decides has no entry.
     """
     graph = model.graph
-    writers = _computed(model)
     types, ranks = _described(model)
-    sized = _sized_by_data(model)
+    sized, valued = _sized_by_data(model)
+    writers = {name: node for node in graph.node for name in node.output if name in valued}
     found: dict[str, list[str]] = {}
     for output in graph.output:
         for tensor in _deciding(output.name, writers, types, sized):
@@ -95,17 +95,6 @@ def depends_on(model: ModelProto, tensors: set[str]) -> set[str]:
     return needed
 
 
-def _computed(model: ModelProto) -> dict[str, NodeProto]:
-    """Return the nodes that compute tensors from inputs of the network, by the tensors' names."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    given = {info.name for info in model.graph.input} - constants
-    found: dict[str, NodeProto] = {}
-    for node in model.graph.node:
-        if any(name in given or name in found for name in reads(node)):
-            found.update(dict.fromkeys(filter(None, node.output), node))
-    return found
-
-
 def _deciding(tensor: str, writers: dict[str, NodeProto], types: dict[str, int], sized: set[str]) -> list[str]:
     """Return the nearest tensors of real numbers and fixed size that a tensor is computed from, itself if it is one."""
     nearest: dict[str, None] = {}
@@ -122,28 +111,34 @@ def _deciding(tensor: str, writers: dict[str, NodeProto], types: dict[str, int],
     return list(nearest)
 
 
-def _sized_by_data(model: ModelProto) -> set[str]:
-    """Return the tensors whose size depends on values that the network computes."""
+def _sized_by_data(model: ModelProto) -> tuple[set[str], set[str]]:
+    """Return the tensors whose size depends on values that the network computes, and those whose values do.
+
+    Values that stem from the sizes of tensors alone do not, unless these do.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
+    valued = {info.name for info in model.graph.input} - constants
     chosen: set[str] = set()  # whole numbers that stem from real ones
     sized: set[str] = set()
     for node in model.graph.node:
         given = set(reads(node))
         from_sizes = node.op_type in ("Shape", "Size") and is_standard(node, "Shape", "Size")
         if (
-            node.op_type in _SIZED_BY_DATA
+            (node.op_type in _SIZED_BY_DATA and given & valued)
             or (given & sized and not from_sizes)
             or any(
                 node.input[i] in chosen for i in _SIZES.get(node.op_type, ()) if i < len(node.input) and node.input[i]
             )
         ):
             sized.update(node.output)
+        if given & (sized if from_sizes else valued | sized):
+            valued.update(filter(None, node.output))
         if from_sizes:
             if given & sized:
                 chosen.update(node.output)
-        elif (node.op_type in _TO_INTEGERS and not given <= constants) or given & chosen:
+        elif (node.op_type in _TO_INTEGERS and given & valued) or given & chosen:
             chosen.update(node.output)
-    return sized
+    return sized, valued
 
 
 def _class_axis(model: ModelProto, tensor: str, writers: dict[str, NodeProto], ranks: dict[str, int]) -> int | None:

@@ -11,8 +11,8 @@ RNG = np.random.default_rng(3)
 W = normal(RNG, 4, 3)
 
 
-def judged(tail, outputs, opset=17):
-    model = parse(f"g (float[N, 4] x) => ({outputs}) {{ m = MatMul (x, w) {tail} }}", opset=opset, w=W)
+def judged(tail, outputs, opset=17, **constants):
+    model = parse(f"g (float[N, 4] x) => ({outputs}) {{ m = MatMul (x, w) {tail} }}", opset=opset, w=W, **constants)
     return {one.tensor: (one.outputs, one.class_axis) for one in judged_tensors(model)}
 
 
@@ -87,3 +87,22 @@ def test_what_tensors_depend_on():
         "g (float[N, 4] x) => (float[N, 3] y, float[N, 3] z) { m = MatMul (x, w) y = Relu (m) z = Neg (m) }", w=W
     )
     assert depends_on(model, {"y"}) == {"y", "m", "x", "w"}
+
+
+def test_what_stems_from_shapes_alone_decides_nothing_and_is_no_choice_of_the_data():
+    """As the grid of anchors that YOLOv8 computes from the size of its maps."""
+    tail = """
+        s = Shape (m) first = Constant <value_int = 0> () count = Gather (s, first)
+        real = Cast <to = 1> (count) none = Constant <value_float = 0.0> () one = Constant <value_float = 1.0> ()
+        steps = Range (none, real, one) far = Constant <value_ints = [1]> () grid = Unsqueeze (steps, far)
+        moved = Add (m, grid)
+    """
+    assert judged(f"{tail} y = Mul (moved, grid)", "float[N, 3] y") == {"y": (("y",), None)}
+    both = f"{tail} both = Concat <axis = 1> (moved, grid) y = ArgMax <axis = 1> (both)"
+    assert judged(both, "int64[N, 1] y") == {"both": (("y",), None)}
+    numbered = "s = Shape (m) ones = ConstantOfShape (s) z = NonZero (ones) r = Cast <to = 1> (z) t = Transpose (r)"
+    assert judged(f"{numbered} u = MatMul (t, v) y = Add (m, u)", "float[N, 3] y", v=normal(RNG, 2, 3)) == {
+        "y": (("y",), None)
+    }
+    apart = f"{tail} a = Cast <to = 7> (moved) b = Cast <to = 7> (grid) y = Concat <axis = 1> (a, b)"
+    assert judged(apart, "int64[N, 4] y") == {"moved": (("y",), None)}
