@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,7 @@ def row(case: Case, args: argparse.Namespace) -> list[str | float | None]:
         ended = subprocess.run(
             [sys.executable, "-m", "onnxlowrank", "optimize", *words],
             cwd=place,
+            env={**os.environ, "COLUMNS": "2000"},
             capture_output=True,
             text=True,
             check=False,
@@ -131,9 +133,7 @@ def last_words(ended: subprocess.CompletedProcess[str]) -> str:
     """Return the sentence a command ends with: the headline, or the error."""
     if ended.returncode == 2 or "Traceback" in ended.stderr:
         return ended.stderr.strip().splitlines()[-1]
-    lines = ended.stdout.strip().splitlines()
-    start = max(index for index, line in enumerate(lines) if not line or line.startswith("note: ")) + 1
-    return " ".join(line.strip() for line in lines[start:] if not line.startswith("written: "))
+    return next(line for line in reversed(ended.stdout.splitlines()) if line and not line.startswith("written: "))
 
 
 def write_feeds(folder: Path, feeds: list[Mapping[str, Array]]) -> None:
