@@ -7,14 +7,17 @@ from onnxlowrank.evaluate.intervals import Interval
 from onnxlowrank.report.content import Table
 
 NOT_COMPARED = "not compared"
+ERROR = ".4f"
+"""How relative errors are shown."""
+_SMALL = 1e-3
 
 
 def agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
     """Return what is said of the whole network: a label, before, after; before is the original run twice."""
-    error = with_interval(agreement.relative_error, agreement.error_interval, ".4f")
+    error = with_interval(agreement.relative_error, agreement.error_interval, ERROR)
     noise = agreement.noise
     rows = [
-        ("output difference, relative", "" if noise is None else figure(noise.relative_error, ".4f"), error),
+        ("output difference, relative", "" if noise is None else figure(noise.relative_error, ERROR), error),
         (
             "output difference, largest",
             "" if noise is None else figure(noise.largest_difference, ".4g"),
@@ -47,7 +50,7 @@ def noise_note(agreement: Agreement) -> str | None:
         return None
     if noise.relative_error is None:
         return "the original draws random numbers, what of the difference is its own noise could not be told"
-    itself = f"relative output error {noise.relative_error:.4f}"
+    itself = f"relative output error {figure(noise.relative_error, ERROR)}"
     if noise.top1_agreement is not None:
         itself += f", same top-1 class on {figure(noise.top1_agreement, '.1%')}"
     return f"the original draws random numbers: part of the difference is its own noise (run twice: {itself})"
@@ -69,8 +72,8 @@ def cost_text(agreement: Agreement) -> str:
         return f"same top-1 class on {same} of {agreement.inputs} inputs{itself}"
     if agreement.relative_error is None:
         return "outputs not compared"
-    error = with_interval(agreement.relative_error, agreement.error_interval, ".4f")
-    return f"relative output error {error}{_of_itself(None if noise is None else noise.relative_error, '.4f')}"
+    error = with_interval(agreement.relative_error, agreement.error_interval, ERROR)
+    return f"relative output error {error}{_of_itself(None if noise is None else noise.relative_error, ERROR)}"
 
 
 def _of_itself(noise: float | None, form: str) -> str:
@@ -107,7 +110,11 @@ def is_plain(agreement: Agreement) -> bool:
 
 def figure(value: float | None, form: str, missing: str = NOT_COMPARED) -> str:
     """Return a number as text; one that is None was not compared."""
-    return missing if value is None else format(value, form).replace("%", " %")
+    if value is None:
+        return missing
+    if form == ERROR and 0 < abs(value) < _SMALL:  # which would read as none
+        form = ".2g"
+    return format(value, form).replace("%", " %")
 
 
 def with_interval(value: float | None, interval: Interval | None, form: str) -> str:

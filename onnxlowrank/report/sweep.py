@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxlowrank.report.agreement import figure
+from onnxlowrank.report.agreement import ERROR, figure
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
@@ -37,7 +37,7 @@ def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
         amount(point["after"]["file_bytes"], "B"),
         "" if accuracy is None else f"{100 * accuracy[0]:.2f} -> {100 * accuracy[1]:.2f}",
         "" if same is None else f"{100 * same:.2f}",
-        figure(agreement["relative_error"], ".4f"),
+        figure(agreement["relative_error"], ERROR),
         point["file"],
     )
 

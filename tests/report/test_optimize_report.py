@@ -77,6 +77,21 @@ def test_the_report_tells_noise_from_change():
     assert noise_note(AGREEMENT) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "interval", "text"),
+    [
+        (3.21e-5, (1e-5, 0.0123), "3.2e-05 (1e-05 .. 0.0123)"),
+        (0.0, (0.0, 0.0), "0.0000 (0.0000 .. 0.0000)"),
+        (0.0012, (0.001, 0.002), "0.0012 (0.0010 .. 0.0020)"),
+    ],
+)
+def test_a_small_difference_is_not_said_to_be_none(error, interval, text):
+    small = replace(AGREEMENT, relative_error=error, error_interval=interval)
+    assert cost_text(small) == f"relative output error {text}"
+    whole = cells(optimisation_report(result(agreement=small), "t"), "Whole")
+    assert whole["output difference, relative"][1] == text
+
+
 def test_units_fit_the_numbers():
     layers = cells(optimisation_report(result(), "t"), "Layers")
     assert layers["conv"][1:3] == ("40 K", "20 K")
