@@ -8,6 +8,7 @@ can.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -20,7 +21,7 @@ from onnxlowrank.text import printable
 __all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "schema", "sweep"]
 
 
-_Misuse = typer.BadParameter.__base__
+_Misuse: Any = typer.BadParameter.__base__
 """What typer raises for wrong usage, which it takes from click or, in newer versions, from its own copy of that."""
 
 
