@@ -190,10 +190,22 @@ def optimize_each(
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
-        timer = ChainTimer(where, Cache())
+        times, at_once = Cache(), stacked.batch // inputs.batch
+        timer = ChainTimer(where, times)
         lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
         network = Network(
-            original, normalised, layers, applicable, lowering, inputs[0], where, measures, options.metric, kept
+            original,
+            normalised,
+            layers,
+            applicable,
+            lowering,
+            inputs[0],
+            where,
+            measures,
+            options.metric,
+            kept,
+            times,
+            at_once,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)

@@ -69,7 +69,7 @@ class ChainTimer:
         return [found[key] for key in keys]
 
     def _key(self, layer: Layer, chain: Chain) -> str:
-        return timing_key({"method": _METHOD, **_signature(layer, chain)}, self._target)
+        return timing_key({"method": _METHOD, **signature(layer, chain)}, self._target)
 
     def _measured(self, layer: Layer, chains: Mapping[str, Chain]) -> dict[str, Timing]:
         """Time ``chains``, remember the times by their keys and return them."""
@@ -125,7 +125,7 @@ def fastest_lowering(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str
     return tuple(lowerings)
 
 
-def _signature(layer: Layer, chain: Chain) -> dict[str, Any]:
+def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
     """Return what the time of ``chain`` in place of ``layer`` depends on; the values of weights it does not."""
     return {
         "op": layer.op,

@@ -40,7 +40,7 @@ def layer(name, maps=32):
 
 
 def network(layers, applicable, inside, whole):
-    return SimpleNamespace(layers=layers, applicable=applicable, dense_times=(inside, whole))
+    return SimpleNamespace(layers=layers, applicable=applicable, dense_times=(inside, whole), chain_times=lambda _: {})
 
 
 def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial")):
