@@ -18,10 +18,10 @@ _PREPARATION = "preparation"
 
 
 class Stages:
-    """Shows stages as they start, and knows how long each took: until the next one started.
+    """Shows stages as they start, and knows how long each took.
 
     Attributes:
-        seconds: Of every kind of stage that has ended, in the order of the first of each.
+        seconds: Of every kind of stage, in the order of the first of each. One may begin within another.
     """
 
     def __init__(self, progress: Progress, by_line: bool) -> None:
@@ -38,18 +38,24 @@ class Stages:
 
     def stage(self, title: str, total: float) -> Advance:
         """Start a stage; see :class:`onnxlowrank.progress.Progress`."""
-        self.end()
+        self.count(self._title)
         self._title = title
         _LOG.info("%s", title)
         if self._by_line:
             print(f"{self._since - self._begin:6.0f} s  {title}", file=sys.stderr, flush=True)
         task = self._progress.add_task(title, total=total)
-        return lambda amount: self._progress.advance(task, amount)
 
-    def end(self) -> None:
-        """End the stage that is on."""
-        now = time.perf_counter()
-        self.seconds[self._title] = self.seconds.get(self._title, 0.0) + now - self._since
+        def advance(amount: float) -> None:
+            self.count(title)
+            self._title = title
+            self._progress.advance(task, amount)
+
+        return advance
+
+    def count(self, title: str | None = None) -> None:
+        """Count the time since it was counted last to a stage; to the one that is on, where none is named."""
+        title, now = title or self._title, time.perf_counter()
+        self.seconds[title] = self.seconds.get(title, 0.0) + now - self._since
         self._since = now
 
 
@@ -63,7 +69,7 @@ def stages(verbose: bool) -> Iterator[Stages]:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         shown = Stages(progress, by_line)
         yield shown
-    shown.end()
+    shown.count()
     whole = sum(shown.seconds.values())
     for title, seconds in shown.seconds.items():
         _LOG.info("%-12s %6.1f s  %3.0f %%", title, seconds, 100 * seconds / whole)
