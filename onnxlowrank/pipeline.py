@@ -10,7 +10,7 @@ from functools import partial
 import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.hold_out import enough, fewer_note, hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
@@ -175,7 +175,8 @@ def optimize_each(
     measures = measures_of(normalised, given.labelled, options.outputs)
     if kind == MAX_DROP:
         unseen, choosing = split_for_drop(unseen, goals[0].value, measures, options.metric)
-    stacked = stacked_inputs(original, inputs)
+    used = enough(layers, inputs)
+    stacked, fewer = stacked_inputs(original, used), fewer_note(used, inputs)
 
     with RowStore() as store, one_blas_thread():
         metric = metric_of(options.kernel_metric, normalised, layers, applicable, inputs, progress)
@@ -213,6 +214,11 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen, choosing)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted, network, timer, agreement))
+            notes = (
+                *given.notes,
+                *fewer,
+                *hidden_layers(original),
+                *warnings_of(goal, fitted, network, timer, agreement),
+            )
             yield result_of(goal, fitted, network, reasons, agreement, notes, start)
             start = time.perf_counter()
