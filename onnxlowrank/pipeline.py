@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import onnx
 
@@ -20,7 +19,7 @@ from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Fitter, default_lowering
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
@@ -31,8 +30,9 @@ from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.options import EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
@@ -193,7 +193,7 @@ def optimize_each(
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
         timer = ChainTimer(where, times)
-        lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
+        lowering = Lowerings(None if kind in COUNTED else timer)
         network = Network(
             original,
             normalised,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, Setting
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Item, Losses
@@ -115,7 +115,8 @@ class LatencyModel:
         new = [candidate for candidate in plan.values() if candidate.setting not in self._times(candidate)]
         told = [one for one in plan.values() if one.method != KEEP and one.layer in self._told]
         if any(one.layer in self._told for one in new):
-            found = self._network.chain_times({one.layer: self._chain(one) for one in told})
+            outlines = {one.layer: self._outline(one) for one in told}
+            found = self._network.lowering.choose_together(self._layers, outlines, self._network.chain_times)
             for one in told:
                 if one.layer in found:
                     scale = self._scales[one.layer] * self._corrections.get(one.layer, 1.0)
@@ -125,17 +126,16 @@ class LatencyModel:
                 self._take(one, self._alone(one))
         return bool(new)
 
-    def _chain(self, candidate: Candidate) -> Chain:
-        """Return the outline of a candidate in its fastest form."""
+    def _outline(self, candidate: Candidate) -> Chain:
         layer = self._layers[candidate.layer]
-        outline = self._network.applicable[layer.name][candidate.method].outline(layer, candidate.setting)
-        return outline.lowered(fastest_lowering(self._timer, layer, outline))
+        return self._network.applicable[layer.name][candidate.method].outline(layer, candidate.setting)
 
     def _alone(self, candidate: Candidate) -> float:
         """Return what a candidate takes alone, in proportion to what layers of its kind take in the network."""
-        layer = self._layers[candidate.layer]
-        dense, chain = (self._timer.milliseconds(layer, one).ms for one in (None, self._chain(candidate)))
-        return chain / dense * self._timed[self._kinds[layer.name], KEEP][()].ms
+        layer, outline = self._layers[candidate.layer], self._outline(candidate)
+        chain = outline.lowered(self._network.lowering(layer, outline))
+        dense, taken = (self._timer.milliseconds(layer, one).ms for one in (None, chain))
+        return taken / dense * self._timed[self._kinds[layer.name], KEEP][()].ms
 
     def _take(self, candidate: Candidate, milliseconds: float) -> None:
         """Take in a measurement: what is measured again is the mean."""

@@ -12,7 +12,6 @@ from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
-from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
@@ -23,6 +22,7 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.inside_timer import InsideTimer
+from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.node_times import profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
@@ -52,7 +52,7 @@ class Network:
     model: onnx.ModelProto
     layers: Sequence[Layer]
     applicable: ApplicablePasses
-    lowering: ChooseLowering
+    lowering: Lowerings
     feeds: Feeds
     target: Target
     measures: Sequence[Measure] = ()
