@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import onnx
@@ -30,8 +29,9 @@ from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate
@@ -142,7 +142,7 @@ class Prepared:
 
     def network(self, threads: int) -> Network:
         """Return the network as the search takes it."""
-        lowering = partial(fastest_lowering, self.timer(threads))
+        lowering = Lowerings(self.timer(threads))
         about = self.about
         return Network(
             self.original,

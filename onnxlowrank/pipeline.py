@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import onnx
 
 from onnxlowrank.calibrate.capture import RowStore
-from onnxlowrank.calibrate.hold_out import hold_out
+from onnxlowrank.calibrate.hold_out import enough, fewer_note, hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
 from onnxlowrank.calibrate.shapes import with_shapes
@@ -20,7 +19,7 @@ from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
-from onnxlowrank.fit.fitter import Fitter, default_lowering
+from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
@@ -32,8 +31,9 @@ from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.channel_block import channel_block
+from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.options import EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
@@ -176,7 +176,8 @@ def optimize_each(
     measures = measures_of(normalised, given.labelled, options.outputs)
     if kind == MAX_DROP:
         unseen, choosing = split_for_drop(unseen, goals[0].value, measures, options.metric)
-    stacked = stacked_inputs(original, inputs)
+    used = enough(layers, inputs)
+    stacked, fewer = stacked_inputs(original, used), fewer_note(used, inputs)
 
     with RowStore() as store, one_blas_thread():
         metric = metric_of(options.kernel_metric, normalised, layers, applicable, inputs, progress)
@@ -197,10 +198,22 @@ def optimize_each(
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
-        timer = ChainTimer(where, Cache())
-        lowering = default_lowering if kind in COUNTED else partial(fastest_lowering, timer)
+        times, at_once = Cache(), stacked.batch // inputs.batch
+        timer = ChainTimer(where, times)
+        lowering = Lowerings(None if kind in COUNTED else timer)
         network = Network(
-            original, normalised, layers, applicable, lowering, inputs[0], where, measures, options.metric, kept
+            original,
+            normalised,
+            layers,
+            applicable,
+            lowering,
+            inputs[0],
+            where,
+            measures,
+            options.metric,
+            kept,
+            times,
+            at_once,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
@@ -208,6 +221,11 @@ def optimize_each(
             fitted = network_for(goal, builder, timer, unseen, choosing)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
-            notes = (*given.notes, *hidden_layers(original), *warnings_of(goal, fitted, network, timer, agreement))
+            notes = (
+                *given.notes,
+                *fewer,
+                *hidden_layers(original),
+                *warnings_of(goal, fitted, network, timer, agreement),
+            )
             yield result_of(goal, fitted, network, reasons, agreement, notes, start)
             start = time.perf_counter()

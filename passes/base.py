@@ -36,7 +36,7 @@ NO_METRIC = frobenius(1, 1, 1)
 LOWEST_ENERGY = 0.8
 """A setting predicted to lose more than a fifth of a response's variance is no approximation and is not offered."""
 
-CHECKED_AT = 0.85, 0.97
+CHECKED_AT = 0.85
 """Where energies are checked: settings predicted to keep so much are about those that plans are made of."""
 
 

@@ -101,22 +101,22 @@ class _Bicluster(KernelPass):
             for j in range(g):
                 part = np.flatnonzero(filters == i), np.flatnonzero(maps == j)
                 blocks.append(self.factors(metric.block(*part), kernel[np.ix_(*part)], tuple(ranks)))
-        return draft_of(layer, _chain(layer, maps, filters, blocks, layer.bias))
+        return draft_of(layer, _chain(layer, maps, filters, *_joined(maps, filters, blocks), layer.bias))
 
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         g, h, *ranks = setting
         maps, filters = np.arange(layer.inputs) % g, np.arange(layer.outputs) % h
-        blocks = [
-            (
-                placeholder(int((maps == j).sum()), ranks[0]),
-                self.core(ranks, layer.taps),
-                placeholder(int((filters == i).sum()), ranks[-1]),
-            )
-            for i in range(h)
-            for j in range(g)
-        ]
-        return _chain(layer, maps, filters, blocks, placeholder(layer.outputs))
+        core = self.core(ranks, layer.taps)
+        return _chain(
+            layer,
+            maps,
+            filters,
+            placeholder(g, h, ranks[0], group_size(maps)),
+            placeholder(g * h * len(core), *core.shape[1:]),
+            placeholder(h, group_size(filters), g, ranks[-1]),
+            placeholder(layer.outputs),
+        )
 
     @abstractmethod
     def core(self, ranks: Sequence[int], taps: int) -> FloatArray:
@@ -237,23 +237,34 @@ def _wider(factor: FloatArray, columns: int) -> FloatArray:
     return np.pad(factor, ((0, 0), (0, columns - factor.shape[1])))
 
 
-def _chain(
-    layer: Layer, maps: IntArray, filters: IntArray, blocks: Sequence[Factors], bias: FloatArray | None
-) -> Chain:
-    """Return the chain of the sub-tensors' factors, those of the first cluster of filters first."""
+def _joined(maps: IntArray, filters: IntArray, blocks: Sequence[Factors]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the sub-tensors' factors, those of the first cluster of filters first, side by side: see ``_chain``."""
     g, h = int(maps.max()) + 1, int(filters.max()) + 1
     map_slot, filter_slot, c, f = slots(maps), slots(filters), group_size(maps), group_size(filters)
-    (k2, width, _), k1 = blocks[0][1].shape, blocks[0][0].shape[1]
+    k2, k1 = len(blocks[0][1]), blocks[0][0].shape[1]
     inputs, outputs = np.zeros((g, h, k1, c), np.float32), np.zeros((h, f, g, k2), np.float32)
     for index, (a, _, p) in enumerate(blocks):
         i, j = divmod(index, g)
         inputs[j, i][:, map_slot[maps == j] - j * c] = a.T
         outputs[i, filter_slot[filters == i] - i * f, j] = p
+    return inputs, np.concatenate([core for _, core, _ in blocks]).astype(np.float32, copy=False), outputs
+
+
+def _chain(
+    layer: Layer,
+    maps: IntArray,
+    filters: IntArray,
+    inputs: FloatArray,
+    core: FloatArray,
+    outputs: FloatArray,
+    bias: FloatArray | None,
+) -> Chain:
+    """Return the chain of ``inputs [G, H, K1, C/G]``, ``core [G H K2, K1 or 1, T]`` and ``outputs [H, F/H, G, K2]``."""
+    g, h, k1, c = inputs.shape
     take = np.repeat([np.flatnonzero(maps == j)[0] for j in range(g)], c)
-    take[map_slot] = np.arange(layer.inputs)
+    take[slots(maps)] = np.arange(layer.inputs)
     by_filters = np.arange(g * h * k1).reshape(g, h, k1).transpose(1, 0, 2).ravel()
-    flat = Geometry.pointwise(layer.geometry.axes)
-    core = np.concatenate([core for _, core, _ in blocks]).astype(np.float32, copy=False)
+    flat, width = Geometry.pointwise(layer.geometry.axes), core.shape[1]
     steps = (
         Step(
             "inputs",
@@ -264,6 +275,12 @@ def _chain(
             give=None if 1 in (g, h) else by_filters,
         ),
         Step("core", core.reshape(-1, width, *layer.kernel), layer.geometry, g * h * k1 // width),
-        Step("outputs", pointwise(outputs.reshape(h * f, -1), layer), flat, h, give=None if h == 1 else filter_slot),
+        Step(
+            "outputs",
+            pointwise(outputs.reshape(h * outputs.shape[1], -1), layer),
+            flat,
+            h,
+            give=None if h == 1 else slots(filters),
+        ),
     )
     return Chain(steps, bias)

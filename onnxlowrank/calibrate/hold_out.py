@@ -1,4 +1,4 @@
-"""How many inputs are affordable for what is done once a layer, and which are held out."""
+"""How many inputs are enough, how many affordable for what is done once a layer, and which are held out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,34 @@ import numpy as np
 
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.inputs.feeds import Inputs
+
+_MOST_MACS, _FEWEST_INPUTS, _MOST_INPUTS = 1e12, 16, 64
+_MOST_MACS_A_PASS, _ENOUGH_INPUTS = 2e12, 64
+
+
+def enough(layers: Sequence[Layer], inputs: Inputs) -> Inputs:
+    """Return the inputs to calibrate with: all, or as many of them, evenly spread, as a large network needs.
+
+    Every input gives thousands of positions of every layer, so what they tell soon stops changing, while the time they
+    take does not: beyond a hundred images a VGG-16 only gets slower to calibrate (``benchmarks/scaling.py``).
+
+    Args:
+        layers: Of the network.
+        inputs: All there are.
+    """
+    macs = max(sum(layer.macs for layer in layers), 1)
+    samples = max(int(_MOST_MACS_A_PASS / macs), _ENOUGH_INPUTS)
+    return inputs if samples >= len(inputs) * inputs.batch else inputs.subset(spread(inputs, samples))
+
+
+def fewer_note(used: Inputs, given: Inputs) -> list[str]:
+    """Return what to tell the user where not all inputs are used."""
+    if len(used) == len(given):
+        return []
+    return [
+        f"{len(used) * used.batch} of {len(given) * given.batch} calibration inputs were used, evenly spread: for a "
+        "network of this size more change little and take long"
+    ]
 
 
 def hold_out(layers: Sequence[Layer], inputs: Inputs) -> list[int]:
@@ -34,9 +62,3 @@ def spread(inputs: Inputs, samples: int) -> list[int]:
     """Return the indices of so many samples, evenly spread, in whole feeds."""
     count = min(max(samples // inputs.batch, 1), len(inputs))
     return [int(index) for index in np.linspace(0, len(inputs) - 1, count)]
-
-
-_MOST_MACS = 2e12
-
-
-_FEWEST_INPUTS, _MOST_INPUTS = 32, 256

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnxlowrank.calibrate.capture import ROWS_PER_LAYER, RowStore, sample
+from onnxlowrank.calibrate.capture import RowStore, sample
 from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
@@ -22,8 +22,8 @@ from onnxlowrank.progress import Progress
 _TARGET, _PATCHES = "target", "patches"
 
 
-_MOST_PATCHES = 16_000
-"""About how many patches of a layer enter its moments: enough for the covariance, whose time grows with them."""
+_FEWER_PATCHES = 3
+"""Of a layer's rows one in so many is a patch that enters its moments: enough for them, and large to gather."""
 
 
 MetricOf = Callable[[Layer, PatchMoments], Metric]
@@ -85,14 +85,13 @@ def collect_statistics(
     ending = unused_ending(calibration.model, "::onnxlowrank")
     meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
     probes = [
-        feature_probe(name, wanted[layer, kind, number], known[layer], known[layer].places[number])
+        _fewer(kind, feature_probe(name, wanted[layer, kind, number], known[layer], known[layer].places[number]))
         for name, (layer, kind, number) in meant.items()
     ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     overflowing: set[str] = set()
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
-    thin = ROWS_PER_LAYER // _MOST_PATCHES
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
@@ -108,7 +107,7 @@ def collect_statistics(
                 layer = known[layer_name]
                 if layer_name not in patches:
                     patches[layer_name] = PatchMoments(layer.inputs, layer.taps)
-                patches[layer_name].add(values[::thin])
+                patches[layer_name].add(values)
             else:
                 if kind not in moments[layer_name]:
                     moments[layer_name][kind] = Moments(values.shape[1])
@@ -136,6 +135,11 @@ def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
     if any(one.uses_metric for one in passes):
         wanted[_PATCHES] = Features(layer.input, (), Window(layer.kernel, layer.geometry))
     return wanted
+
+
+def _fewer(kind: str, probe: Probe) -> Probe:
+    """Return the probe at fewer positions where it samples patches."""
+    return replace(probe, share=probe.share * _FEWER_PATCHES) if kind == _PATCHES else probe
 
 
 def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import app, bars
+from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import Calibration, Passes, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import names, shape
+from onnxlowrank.cli.stages import stages
 from onnxlowrank.report.analyze import analysis_report
 from onnxlowrank.studies.analyze import analyze as run
 
@@ -37,7 +38,7 @@ def analyze(
 ) -> None:
     """Show what a network has to give: spectra of its responses, suitable passes, error against cost."""
     output.begin(context, [model], {"--calibration": calibration})
-    with bars(output.verbose) as progress:
+    with stages(output.verbose) as progress:
         found = run(
             model,
             calibration=calibration,

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import app, bars
+from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import Measures, Merit, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import counts, measures, names, shape
+from onnxlowrank.cli.stages import stages
 from onnxlowrank.report.compare import comparison_report
 from onnxlowrank.studies.compare import compare as run
 
@@ -53,7 +54,7 @@ def compare(
 ) -> None:
     """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
     output.begin(context, models, {"--inputs": inputs, "--metric": metric})
-    with bars(output.verbose) as progress:
+    with stages(output.verbose) as progress:
         found = run(
             models,
             inputs=inputs,

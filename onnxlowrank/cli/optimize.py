@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import app, bars, console
+from onnxlowrank.cli.app import app, console
 from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
 from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
+from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
 from onnxlowrank.pipeline import optimize as run
@@ -116,7 +117,7 @@ def optimize(
     written = {OUTPUT: output, "--report": report, "--html": html}
     begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
-    with bars(verbose) as progress:
+    with stages(verbose) as progress:
         result = run(
             model,
             output,

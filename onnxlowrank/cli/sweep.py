@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from onnxlowrank.cli.app import app, bars
+from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import measures, names, numbers, shape
+from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import expect
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import files_of
@@ -60,7 +61,7 @@ def sweep(
     data = {"--calibration": calibration, "--evaluate": evaluate}
     output.begin(context, [model], data, points if folder.is_dir() else None)
     expect(context, points.values())
-    with bars(output.verbose) as progress:
+    with stages(output.verbose) as progress:
         found = run(
             model,
             folder,

@@ -226,8 +226,8 @@ def refine(
     kernel: Kernel,
     solve: Callable[[Float64Array, Factors | None], Factors],
     compose: Callable[[Factors], Float64Array],
-    iterations: int = 20,
-    tolerance: float = 1e-4,
+    iterations: int = 8,
+    tolerance: float = 1e-3,
 ) -> Factors:
     """Minimise the exact form of a metric over a low-rank set, given a solver for the Frobenius norm.
 

@@ -17,13 +17,14 @@ and ``S = L^-1 (f'y + ridge R R' T0)``, the solution is ``P`` = the leading eige
 with the exact one-dimensional solutions for ``z`` (Eq. 9-11), 5 times with penalty 0.01 and 5 times with penalty 1;
 the paper's 25 and 25 lower the error on the samples a little more and that on other inputs hardly any further
 (``benchmarks/solver.py``). Only ``f'z`` changes from one iteration to the next: ``L`` is computed once, and ``z``
-exists for one block of rows at a time.
+exists for one block of rows at a time. Where rows are many, a part of them goes through all iterations but the last:
+what it hands on is a start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -38,6 +39,10 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
+_LAST = 3
+"""How many of the iterations see all rows, where a part of them is enough for those before."""
+_PART, _ENOUGH = 4, 24
+"""One row of so many is such a part, if that leaves so many rows a feature."""
 _FLOOR = 1e-3  # of what the ridge weighs on average, where by ``spread`` features do not vary
 _TINY = 2.0**-330  # variance of features that do not vary
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
@@ -83,6 +88,11 @@ class Samples:
         shortcut = None if self.shortcut is None else self.shortcut.astype(np.float64)
         return Samples(self.features.astype(np.float64), self.target.astype(np.float64), shortcut, self.activation)
 
+    def every(self, step: int) -> Samples:
+        """Return every so many-th row."""
+        shortcut = None if self.shortcut is None else self.shortcut[::step]
+        return Samples(self.features[::step], self.target[::step], shortcut, self.activation)
+
     def part(self, columns: IntArray, outputs: IntArray) -> Samples:
         """Return the samples of some features and some responses."""
         shortcut = None if self.shortcut is None else self.shortcut[:, outputs]
@@ -109,15 +119,35 @@ def fit_low_rank(
         spread: ``R R' [p, p]`` up to a factor; the identity when None.
     """
     samples = samples.squarable()
+    about = rank, prior, ridge, spread
+    if not nonlinear or samples.activation is IDENTITY:
+        return _fit(samples, *about)
+    if len(samples.features) < _PART * _ENOUGH * samples.features.shape[1]:
+        return _fit(samples, *about, PENALTIES)
+    return _fit(samples, *about, PENALTIES[-_LAST:], _fit(samples.every(_PART), *about, PENALTIES[:-_LAST]))
+
+
+def _fit(
+    samples: Samples,
+    rank: int,
+    prior: Float64Array | None,
+    ridge: float,
+    spread: Float64Array | None,
+    penalties: Sequence[float] = (),
+    start: LowRankMap | None = None,
+) -> LowRankMap:
+    """Return the linear solution, or one from elsewhere, improved by one iteration a penalty."""
     mean = samples.features.mean(axis=0, dtype=np.float64)
     centred = samples.features - mean.astype(samples.features.dtype)
     regression = _Regression(centred, prior, ridge, spread)
-    fitted = regression.solve(*_linear_cross(centred, samples), rank)
-    if nonlinear and samples.activation is not IDENTITY:
-        value = samples.activation(samples.target)
-        for penalty in PENALTIES:
-            fitted = regression.solve(*_nonlinear_cross(centred, samples, value, fitted, penalty), rank, fitted.left)
-    return LowRankMap(fitted.left, fitted.right, fitted.bias - fitted.left @ (fitted.right.T @ mean))
+    if start is None:
+        fitted = regression.solve(*_linear_cross(centred, samples), rank)
+    else:
+        fitted = replace(start, bias=start.bias + start.left @ (start.right.T @ mean))
+    value = samples.activation(samples.target) if penalties else samples.target
+    for penalty in penalties:
+        fitted = regression.solve(*_nonlinear_cross(centred, samples, value, fitted, penalty), rank, fitted.left)
+    return replace(fitted, bias=fitted.bias - fitted.left @ (fitted.right.T @ mean))
 
 
 class _Regression:

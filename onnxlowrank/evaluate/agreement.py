@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from onnxlowrank.evaluate.figure_of_merit import Merit
 from onnxlowrank.evaluate.intervals import Interval, bootstrap_interval
 from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.graph.chance import random_nodes, with_seeds
-from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.feeds import Inputs, joined
+from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Advance
 
@@ -114,6 +116,7 @@ def compare_outputs(
     advance: Advance,
     measures: Sequence[Measure] | None = None,
     inside: _Inside | None = None,
+    at_once: int = 1,
 ) -> Agreement:
     """Run both networks over the inputs and compare their outputs.
 
@@ -126,17 +129,19 @@ def compare_outputs(
         advance: Told of every feed.
         measures: How outputs are measured; None asks the first network.
         inside: Both networks with the measured tensors that are no outputs as outputs; without, these are not compared.
+        at_once: How many feeds may be joined along axis 0, as the networks give the same for them, joined likewise.
 
     Raises:
         ModelError: If an output of the second network is not finite where the first one's is.
     """
     if measures is None:
         measures = measures_of(before, inputs.labels is not None)
-    found = _compared(before, after, inputs, advance, measures, inside)
+    at_once = at_once if inside is None and inputs.batch == 1 else 1
+    found = _compared(before, after, inputs, advance, measures, inside, at_once)
     if not random_nodes(before):
         return found
     alone = None if inside is None else (inside[0], inside[0])
-    itself = _compared(before, before, inputs, lambda amount: None, measures, alone)
+    itself = _compared(before, before, inputs, lambda amount: None, measures, alone, at_once)
     noise = Noise(itself.relative_error, itself.largest_difference, itself.top1_agreement)
     return replace(found, noise=noise)
 
@@ -148,14 +153,13 @@ def _compared(
     advance: Advance,
     measures: Sequence[Measure],
     inside: _Inside | None,
+    at_once: int,
 ) -> Agreement:
     """Return how far the outputs of two networks differ, the noise of either included."""
     pairs = [_Pair(before, after)] + ([] if inside is None else [_Pair(*inside)])
     outputs = {name: OutputSums(name) for name in pairs[0].names}
     judged = {one.tensor: JudgedSums(one, inputs.batch) for one in measures}
-    for feeds in inputs:
-        with running(feeds):
-            found = {name: values for pair in pairs for name, values in pair.run(feeds).items()}
+    for found in _run(pairs, inputs, at_once):
         for name, (one, other) in found.items():
             if name in outputs:
                 outputs[name].add(one, other, inputs.description)
@@ -188,6 +192,25 @@ def _why_nothing(judged: dict[str, JudgedSums], outputs: list[str]) -> str:
     if judged:
         return f"the second network has no tensor {', '.join(judged)}, which the outputs are judged by"
     return f"no tensor of real numbers decides the outputs {', '.join(outputs)}"
+
+
+def _run(pairs: Sequence[_Pair], inputs: Inputs, at_once: int) -> Iterator[dict[str, tuple[object, object]]]:
+    """Yield the outputs of all pairs, one feed after the other."""
+    for _, group in groupby(enumerate(inputs), lambda numbered: (numbered[0] // at_once, _shapes(numbered[1]))):
+        feeds = [one for _, one in group]
+        with running(feeds[0]):
+            together = [pair.run(feeds[0] if len(feeds) == 1 else joined(feeds)) for pair in pairs]
+        for index in range(len(feeds)):
+            found = {name: values for one in together for name, values in one.items()}
+            yield found if len(feeds) == 1 else {name: _part(*both, index) for name, both in found.items()}
+
+
+def _shapes(feeds: Feeds) -> list[tuple[int, ...]]:
+    return [array.shape for array in feeds.values()]
+
+
+def _part(one: Any, other: Any, index: int) -> tuple[object, object]:
+    return one[index : index + 1], other[index : index + 1]
 
 
 class _Pair:

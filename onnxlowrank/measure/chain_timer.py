@@ -23,7 +23,7 @@ SECONDS = (0.05, 0.1, 0.45)
 _NOISE = 0.02  # more than this standard error of a time, as a share of it, is too noisy
 _LEAST = 1e-3  # of the layer's time, that of a chain lost in noise
 _AT_ONCE = 8  # as many chains are timed in turns
-_GAIN = 0.03  # of the time that another form has to save
+GAIN = 0.03  # of the time that another form has to save
 _METHOD = 2  # to be raised when times taken in another way would not compare to those remembered
 
 
@@ -69,7 +69,7 @@ class ChainTimer:
         return [found[key] for key in keys]
 
     def _key(self, layer: Layer, chain: Chain) -> str:
-        return timing_key({"method": _METHOD, **_signature(layer, chain)}, self._target)
+        return timing_key({"method": _METHOD, **signature(layer, chain)}, self._target)
 
     def _measured(self, layer: Layer, chains: Mapping[str, Chain]) -> dict[str, Timing]:
         """Time ``chains``, remember the times by their keys and return them."""
@@ -120,12 +120,12 @@ def fastest_lowering(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str
             continue
         before, *others = (timing.ms for timing in timer.many(layer, [chain.lowered(option) for option in options]))
         best = min(others)
-        if best < (1 - _GAIN) * before:
+        if best < (1 - GAIN) * before:
             lowerings = options[1 + others.index(best)]
     return tuple(lowerings)
 
 
-def _signature(layer: Layer, chain: Chain) -> dict[str, Any]:
+def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
     """Return what the time of ``chain`` in place of ``layer`` depends on; the values of weights it does not."""
     return {
         "op": layer.op,

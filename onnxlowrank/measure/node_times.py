@@ -30,8 +30,7 @@ from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
 from onnxlowrank.temporary import Scratch
 
-_WARM_UP = 3
-_FEWEST, _MOST = 7, 100  # runs
+_MOST = 100  # runs
 _EVENT = "_kernel_time"
 # Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node.
 _BLOCKED = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?")
@@ -89,23 +88,53 @@ def profile_interleaved(
         target: Provider and threads.
         seconds: About how long to run each.
     """
+    return _profiled(models, [], feeds, target, seconds * len(models))[0]
+
+
+def profile_beside(
+    model: onnx.ModelProto, other: ort.InferenceSession, feeds: Feeds, target: Target, seconds: float
+) -> tuple[list[NodeTime], float]:
+    """Return what :func:`profile` does, briefly, and the milliseconds of another network run in turns with this one.
+
+    Args:
+        model: The network.
+        other: Of the other one.
+        feeds: One input of both.
+        target: Provider and threads.
+        seconds: About how long to run both; at least 3 and at most 100 runs are timed.
+    """
+    (times,), (taken,) = _profiled([model], [other], feeds, target, seconds, fewest=3, warm_up=1)
+    return times, float(np.median(taken))
+
+
+def _profiled(
+    models: Sequence[onnx.ModelProto],
+    others: Sequence[ort.InferenceSession],
+    feeds: Feeds,
+    target: Target,
+    seconds: float,
+    fewest: int = 7,
+    warm_up: int = 3,
+) -> tuple[list[list[NodeTime]], list[list[float]]]:
+    """Return the times of the nodes of ``models``, and the milliseconds of ``others``, all run in turns."""
     models = [_with_names(model) for model in models]
     sessions: list[ort.InferenceSession] = []
-    whole: list[list[float]] = [[] for _ in models]  # milliseconds, without the profiler
     with Scratch() as folder:
         try:
             for index, model in enumerate(models):
                 sessions.append(open_session(model, target, trace=folder / str(index)))
-            unprofiled = [open_session(model, target) for model in models]
+            plain = [*(open_session(model, target) for model in models), *others]
+            whole: list[list[float]] = [[] for _ in plain]  # milliseconds, without the profiler
             with running(feeds):
-                start, count = math.inf, -_WARM_UP
-                while count < _FEWEST or (count < _MOST and time.perf_counter() - start < seconds * len(models)):
+                start, count = math.inf, -warm_up
+                while count < fewest or (count < _MOST and time.perf_counter() - start < seconds):
                     if count == 0:
                         start = time.perf_counter()
-                    for session, plain, milliseconds in zip(sessions, unprofiled, whole, strict=True):
+                    for session in sessions:
                         session.run(None, feeds)
+                    for session, milliseconds in zip(plain, whole, strict=True):
                         begin = time.perf_counter()
-                        plain.run(None, feeds)
+                        session.run(None, feeds)
                         milliseconds.append(1e3 * (time.perf_counter() - begin))
                     count += 1
         finally:
@@ -113,15 +142,17 @@ def profile_interleaved(
                 with suppress(UnicodeDecodeError):  # of the trace's name, which need not be text
                     session.end_profiling()
         traces = [next(folder.glob(f"{index}_*")) for index in range(len(models))]
-        return [_node_times(*one) for one in zip(models, traces, whole, strict=True)]
+        timed = [milliseconds[warm_up:] for milliseconds in whole]
+        times = [_node_times(*one) for one in zip(models, traces, timed[: len(models)], strict=True)]
+    return times, timed[len(models) :]
 
 
 def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> list[NodeTime]:
-    """Return the times of the nodes, given those of the network without the profiler."""
+    """Return the times of the nodes in the last runs, given as many of the network without the profiler."""
     runs = _runs(json.loads(trace.read_text(encoding="utf-8")))
-    taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[_WARM_UP:]
+    taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[-len(whole) :]
     if taken.size:
-        overhead = np.median(taken.sum(axis=1) - whole[_WARM_UP:]) / taken.shape[1]
+        overhead = np.median(taken.sum(axis=1) - whole) / taken.shape[1]
         taken -= np.clip(overhead, 0, np.median(taken, axis=0).min())
     known = _Names(model)
     times = []

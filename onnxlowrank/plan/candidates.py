@@ -15,9 +15,6 @@ from onnxlowrank.passes.base import CHECKED_AT, LOWEST_ENERGY, Candidate, Pass, 
 from onnxlowrank.plan.manual_ranks import ManualRank
 from onnxlowrank.progress import Advance
 
-_SMALL = 2**16
-"""Weights of a kernel up to which promises are checked twice; drafts of larger ones take long."""
-
 
 def layer_candidates(layer: Layer, drafts: Drafts, manual: Mapping[str, ManualRank], block: int) -> list[Candidate]:
     """Return the candidates of a layer: "keep", and every sensible setting of every pass; or what was set by hand."""
@@ -57,15 +54,12 @@ def _offered(
 
 
 def _checked(layer: Layer, method: Pass, candidates: Sequence[Candidate], drafts: Drafts) -> Sequence[Candidate]:
-    """Return the candidates of a pass whose energies are rough with those of a draft, or of two for a small layer."""
+    """Return the candidates of a pass whose energies are rough as a draft tells them."""
     if not (method.rough_energy and candidates):
         return candidates
-    checked = {}
-    for energy in CHECKED_AT if layer.weight.size <= _SMALL else CHECKED_AT[:1]:
-        tried = min(candidates, key=lambda candidate: (abs(candidate.energy - energy), candidate.macs))
-        lost = drafts.lost(layer, tried)
-        if lost is not None:
-            checked[1 - tried.energy] = lost
+    tried = min(candidates, key=lambda candidate: (abs(candidate.energy - CHECKED_AT), candidate.macs))
+    lost = drafts.lost(layer, tried)
+    checked = {} if lost is None else {1 - tried.energy: lost}
     energies = 1 - as_checked(1 - np.array([one.energy for one in candidates]), checked)
     return [replace(one, energy=float(energy)) for one, energy in zip(candidates, energies, strict=True)]
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.measure.chain_timer import ChainTimer, fastest_lowering
+from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, Setting
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Item, Losses
@@ -59,8 +60,8 @@ class LatencyModel:
             losses: What candidates take from the network.
             timer: Times chains on the network's target.
         """
-        inside, whole = network.dense_times  # layers not told apart there cost what they take alone
-        self._timer, self._applicable = timer, network.applicable
+        inside, whole = network.dense_times
+        self._network, self._timer = network, timer
         self._layers = {layer.name: layer for layer in network.layers}
         self._kinds = {layer.name: _kind(layer) for layer in network.layers}
         self._losses = losses
@@ -68,15 +69,20 @@ class LatencyModel:
         self._chains = 1.0
         self._corrections: dict[str, float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
-        alone = {layer.name: _Timed(layer.macs, timer.milliseconds(layer, None).ms) for layer in network.layers}
-        for name, timed in alone.items():
-            self._timed[self._kinds[name], KEEP][()] = timed
-        self.dense = {name: inside.get(name) or timed.ms for name, timed in alone.items()}
+        alone = {layer.name: timer.milliseconds(layer, None).ms for layer in network.layers if layer.name not in inside}
+        self._told = inside.keys()
+        self.dense = alone | inside
         self.whole = whole
         self.rest = max(whole - sum(self.dense.values()), 0.0)
-        self._scales = {name: self.dense[name] / timed.ms for name, timed in alone.items()}
-        usual = sum(timed.macs for timed in alone.values()) / sum(timed.ms for timed in alone.values())
-        self._priors = {name: _OPTIMISTIC_PRIOR * max(timed.speed, usual) for name, timed in alone.items()}
+        for name in self._layers:  # of several equal layers the first one stands for all, and what scales tell apart
+            times = self._timed[self._kinds[name], KEEP]
+            times.setdefault((), _Timed(self._layers[name].macs, self.dense[name]))
+        usual = sum(layer.macs for layer in network.layers) / sum(self.dense.values())
+        self._scales, self._priors = {}, {}
+        for name in self._layers:
+            timed = self._timed[self._kinds[name], KEEP][()]
+            self._scales[name] = self.dense[name] / timed.ms
+            self._priors[name] = _OPTIMISTIC_PRIOR * max(timed.speed, usual)
 
     def of(self, candidate: Candidate) -> float:
         """Return the milliseconds of a candidate that was timed."""
@@ -105,14 +111,38 @@ class LatencyModel:
         return bool(refined)
 
     def _time(self, plan: Plan) -> bool:
+        """Time all chains of a plan where they are, if one is new, and alone what cannot be told there."""
         new = [candidate for candidate in plan.values() if candidate.setting not in self._times(candidate)]
-        for candidate in new:
-            times, layer = self._times(candidate), self._layers[candidate.layer]
-            if candidate.setting not in times:  # by now a layer of the same kind may have been timed
-                outline = self._applicable[layer.name][candidate.method].outline(layer, candidate.setting)
-                chain = outline.lowered(fastest_lowering(self._timer, layer, outline))
-                times[candidate.setting] = _Timed(candidate.macs, self._timer.milliseconds(layer, chain).ms)
+        told = [one for one in plan.values() if one.method != KEEP and one.layer in self._told]
+        if any(one.layer in self._told for one in new):
+            outlines = {one.layer: self._outline(one) for one in told}
+            found = self._network.lowering.choose_together(self._layers, outlines, self._network.chain_times)
+            for one in told:
+                if one.layer in found:
+                    scale = self._scales[one.layer] * self._corrections.get(one.layer, 1.0)
+                    self._take(one, found[one.layer] / scale)
+        for one in new:
+            if one.setting not in self._times(one):  # by now a layer of the same kind may have been timed
+                self._take(one, self._alone(one))
         return bool(new)
+
+    def _outline(self, candidate: Candidate) -> Chain:
+        layer = self._layers[candidate.layer]
+        return self._network.applicable[layer.name][candidate.method].outline(layer, candidate.setting)
+
+    def _alone(self, candidate: Candidate) -> float:
+        """Return what a candidate takes alone, in proportion to what layers of its kind take in the network."""
+        layer, outline = self._layers[candidate.layer], self._outline(candidate)
+        chain = outline.lowered(self._network.lowering(layer, outline))
+        dense, taken = (self._timer.milliseconds(layer, one).ms for one in (None, chain))
+        return taken / dense * self._timed[self._kinds[layer.name], KEEP][()].ms
+
+    def _take(self, candidate: Candidate, milliseconds: float) -> None:
+        """Take in a measurement: what is measured again is the mean."""
+        times = self._times(candidate)
+        known = times.get(candidate.setting, _Timed(candidate.macs, 0.0, 0))
+        mean = (known.ms * known.count + milliseconds) / (known.count + 1)
+        times[candidate.setting] = _Timed(candidate.macs, mean, known.count + 1)
 
     def calibrate(self, plan: Plan, milliseconds: float) -> None:
         """Take in what a plan takes in truth: its chains, and those of all plans, are as much slower or faster."""
@@ -158,6 +188,7 @@ class LatencyModel:
 class _Timed:
     macs: int
     ms: float
+    count: int = 1
 
     @property
     def speed(self) -> float:

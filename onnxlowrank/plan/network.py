@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import onnx
@@ -12,7 +12,6 @@ from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
-from onnxlowrank.fit.fitter import ChooseLowering
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
@@ -21,8 +20,10 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
-from onnxlowrank.measure.latency import measure
-from onnxlowrank.measure.node_times import NodeTime, profile, profile_interleaved, time_per_layer
+from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.inside_timer import InsideTimer
+from onnxlowrank.measure.lowerings import Lowerings
+from onnxlowrank.measure.node_times import profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
 from onnxlowrank.progress import Advance
@@ -43,18 +44,22 @@ class Network:
         measures: How its outputs are measured.
         metric: A figure of merit, or None.
         kept: What multiplies and accumulates, and belongs to no layer.
+        times: Remembers measured times.
+        at_once: How many of its inputs may be joined to one.
     """
 
     original: onnx.ModelProto
     model: onnx.ModelProto
     layers: Sequence[Layer]
     applicable: ApplicablePasses
-    lowering: ChooseLowering
+    lowering: Lowerings
     feeds: Feeds
     target: Target
     measures: Sequence[Measure] = ()
     metric: str | FigureOfMerit | None = None
     kept: Sequence[KeptNode] = ()
+    times: Cache = field(default_factory=Cache)
+    at_once: int = 1
 
     def compare(
         self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
@@ -73,7 +78,7 @@ class Network:
         if tensors:
             exposed = with_only_outputs(self.model, tensors)
             inside = exposed, self._written(exposed, chains)
-        found = compare_outputs(self.original, model, inputs, advance, self.measures, inside)
+        found = compare_outputs(self.original, model, inputs, advance, self.measures, inside, self.at_once)
         if self.metric is None:
             return found
         return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
@@ -104,14 +109,18 @@ class Network:
                 chains[layer.name] = outline.lowered(self.lowering(layer, outline))
         return chains
 
-    @cached_property
+    @property
     def dense_times(self) -> tuple[dict[str, float], float]:
         """The milliseconds of the layers as they are, where they can be told, and of the whole network."""
-        if self.target.kind != "cpu":
-            (latency,) = measure([self.model], self.feeds, self.target, seconds=2.0)
-            return {}, latency.median
-        inside, rest = self._by_layer(profile(self.model, self.feeds, self.target))
-        return inside, rest + sum(inside.values())
+        return self._inside.dense, self._inside.whole
+
+    def chain_times(self, chains: Mapping[str, Chain]) -> dict[str, float]:
+        """Return the milliseconds of chains inside the network they make together, where they can be told."""
+        return self._inside.milliseconds(chains, self.written)
+
+    @cached_property
+    def _inside(self) -> InsideTimer:
+        return InsideTimer(self.model, self.layers, self.feeds, self.target, self.times)
 
     def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
         """Return for every model, run in turns, the milliseconds of the layers, dense or rewritten.
@@ -120,10 +129,8 @@ class Network:
         """
         if self.target.kind != "cpu":
             return [{} for _ in models]
-        return [self._by_layer(times)[0] for times in profile_interleaved(models, self.feeds, self.target)]
-
-    def _by_layer(self, times: Sequence[NodeTime]) -> tuple[dict[str, float], float]:
-        return time_per_layer(times, self.layers, self._own)
+        profiles = profile_interleaved(models, self.feeds, self.target)
+        return [time_per_layer(times, self.layers, self._own)[0] for times in profiles]
 
     @cached_property
     def _own(self) -> frozenset[str]:

@@ -37,6 +37,19 @@ BATCHES = normal(RNG, 5, 4), normal(RNG, 5, 4)
 ROWS = np.concatenate(BATCHES)
 
 
+@pytest.mark.parametrize("at_once", [2, 3, 4, 100])
+def test_inputs_at_once_are_compared_one_by_one(at_once):
+    body = "g (float[N, C, 4] x) => (float[N, C, 3] y) { y = MatMul (x, w) }"
+    before, after = parse(body, w=WEIGHT), parse(body, w=OTHER)
+    inputs = inputs_of(*(normal(RNG, 1, 2 + (i > 6), 4) for i in range(10)))
+    advanced = []
+    alone = compare_outputs(before, after, inputs, lambda amount: None)
+    found = compare_outputs(before, after, inputs, advanced.append, at_once=at_once)
+    assert advanced == [1] * 10
+    assert (found.inputs, found.outputs) == (10, alone.outputs)
+    assert found == alone
+
+
 def test_logits():
     a, b = ROWS @ WEIGHT, ROWS @ OTHER
     labels = [0, 1, 2, 0, 1, 2, 2, 1, 0, 0]

@@ -335,7 +335,7 @@ def test_what_the_profiler_takes_is_taken_off(tmp_path: Path, whole: float, expe
     ]
     trace = tmp_path / "trace.json"
     trace.write_text(json.dumps([*events, {"name": "model_run"}] * 10))
-    found = _node_times(model, trace, [9.0] * 3 + [whole] * 7)
+    found = _node_times(model, trace, [whole] * 7)  # the first runs warm up
     assert [one.median for one in found] == pytest.approx(expected)
     assert [len(one.milliseconds) for one in found] == [7, 7]
 

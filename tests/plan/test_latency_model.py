@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.measure.cache import Timing
+from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import Candidate, keep
 from onnxlowrank.plan import latency_model as latency_model_module
@@ -40,7 +41,9 @@ def layer(name, maps=32):
 
 
 def network(layers, applicable, inside, whole):
-    return SimpleNamespace(layers=layers, applicable=applicable, dense_times=(inside, whole))
+    lowering = Lowerings(None)
+    times = {"dense_times": (inside, whole), "chain_times": lambda _: {}}
+    return SimpleNamespace(layers=layers, applicable=applicable, lowering=lowering, **times)
 
 
 def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial")):
@@ -58,11 +61,6 @@ def make(layers, timer, inside=None, whole=None, methods=("channel", "spatial"))
     whole = 1.25 * sum(inside.values()) if whole is None else whole
     applicable = {one.name: passes for one in layers}
     return LatencyModel(network(layers, applicable, inside, whole), candidates, EnergyLosses(), timer), candidates
-
-
-@pytest.fixture(autouse=True)
-def lowerings(monkeypatch):
-    monkeypatch.setattr(latency_model_module, "fastest_lowering", lambda timer, layer, chain: chain.lowerings)
 
 
 def converge(latency_model, budget):

@@ -1,0 +1,58 @@
+"""How far the work is: seconds a stage, lines where there is no terminal."""
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from onnxlowrank.cli import stages as module
+from onnxlowrank.cli.stages import Stages, stages
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+def test_a_stage_within_another_has_its_own_time(clock):
+    shown = Stages(Progress(console=Console(quiet=True), disable=True), by_line=False)
+    clock(1)
+    plan = shown.stage("plan", 2)
+    clock(2)
+    inner = shown.stage("sensitivity", 1)
+    clock(4)
+    inner(1)
+    clock(8)
+    plan(1)
+    clock(16)
+    shown.stage("fit", 1)
+    clock(32)
+    shown.count()
+    assert shown.seconds == {"preparation": 1, "plan": 2 + 8 + 16, "sensitivity": 4, "fit": 32}
+
+
+def test_lines_where_there_is_no_terminal(clock, capfd):
+    with stages(verbose=False) as shown:
+        clock(3)
+        shown.stage("statistics", 1)(1)
+        clock(70)
+        shown.stage("fit", 1)
+    assert capfd.readouterr().err == "     3 s  statistics\n    73 s  fit\n"
+
+
+def test_the_log_ends_with_seconds(clock, caplog):
+    with caplog.at_level("INFO"), stages(verbose=True) as shown:
+        clock(1)
+        shown.stage("statistics", 1)
+        clock(3)
+    assert [record.message.split() for record in caplog.records] == [
+        ["statistics"],
+        ["preparation", "1.0", "s", "25", "%"],
+        ["statistics", "3.0", "s", "75", "%"],
+        ["in", "all", "4.0", "s"],
+    ]
