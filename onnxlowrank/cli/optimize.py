@@ -117,7 +117,7 @@ def optimize(
     written = {OUTPUT: output, "--report": report, "--html": html}
     begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
-    with stages(verbose) as progress:
+    with stages(verbose, whole=True) as progress:
         result = run(
             model,
             output,

@@ -9,12 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from onnxlowrank.progress import Advance
 
 _LOG = logging.getLogger(__name__)
 _PREPARATION = "preparation"
+
+_SHARES = {
+    _PREPARATION: 0.01,
+    "gradients": 0.0,
+    "statistics": 0.11,
+    "candidates": 0.13,
+    "sensitivity": 0.2,
+    "plan": 0.33,
+    "fit": 0.12,
+    "measure": 0.06,
+    "compare": 0.04,
+}
+"""About what every stage takes of a whole run of ``optimize``, in their order; some may come again."""
 
 
 class Stages:
@@ -24,14 +37,16 @@ class Stages:
         seconds: Of every kind of stage, in the order of the first of each. One may begin within another.
     """
 
-    def __init__(self, progress: Progress, by_line: bool) -> None:
+    def __init__(self, progress: Progress, by_line: bool, whole: bool = False) -> None:
         """Begin.
 
         Args:
             progress: Draws the bars.
             by_line: Whether every stage gets a line on standard error.
+            whole: Whether these are the stages of one run of ``optimize``: a bar more then shows how far that is.
         """
         self._progress, self._by_line = progress, by_line
+        self._whole = progress.add_task("in all", total=1.0, left="") if whole else None
         self.seconds: dict[str, float] = {}
         self._begin = self._since = time.perf_counter()
         self._title = _PREPARATION
@@ -43,14 +58,29 @@ class Stages:
         _LOG.info("%s", title)
         if self._by_line:
             print(f"{self._since - self._begin:6.0f} s  {title}", file=sys.stderr, flush=True)
-        task = self._progress.add_task(title, total=total)
+        task = self._progress.add_task(title, total=total, left="")
+        self._show(title, 0.0)
+        done = 0.0
 
         def advance(amount: float) -> None:
+            nonlocal done
+            done += amount
             self.count(title)
             self._title = title
             self._progress.advance(task, amount)
+            self._show(title, done / total if total else 1.0)
 
         return advance
+
+    def _show(self, title: str, share: float) -> None:
+        """Show how far the whole run is, and what is left if the rest goes on as so far; it never goes back."""
+        if self._whole is None or title not in _SHARES:
+            return
+        before = list(_SHARES).index(title)
+        reached = sum(list(_SHARES.values())[:before]) + min(share, 1.0) * _SHARES[title]
+        done = max(reached, self._progress.tasks[self._whole].completed)
+        left = (self._since - self._begin) * (1 - done) / done if done else 0.0
+        self._progress.update(self._whole, completed=done, left=f"about {left:.0f} s left")
 
     def count(self, title: str | None = None) -> None:
         """Count the time since it was counted last to a stage; to the one that is on, where none is named."""
@@ -60,14 +90,25 @@ class Stages:
 
 
 @contextmanager
-def stages(verbose: bool) -> Iterator[Stages]:
-    """Yield what shows the stages: by the log, where it is on, by bars that go with the work, or by lines."""
+def stages(verbose: bool, whole: bool = False) -> Iterator[Stages]:
+    """Yield what shows the stages: by the log, where it is on, by bars that go with the work, or by lines.
+
+    Args:
+        verbose: Whether the log is on.
+        whole: See :class:`Stages`.
+    """
     console = Console(stderr=True)
-    columns = TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description:11}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
     by_line = not (verbose or console.is_terminal)
     hidden = not console.is_terminal or verbose
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
-        shown = Stages(progress, by_line)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        shown = Stages(progress, by_line, whole)
         yield shown
     shown.count()
     whole = sum(shown.seconds.values())

@@ -57,7 +57,7 @@ class NetworkBuilder:
         plan = plan | {layer.name: keep(layer) for layer in failed}
         model = network.written(chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
-        before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 5.0, fewest=2)
+        before, after = measure_in_sessions([network.original, model], network.feeds, network.target, 3.0, fewest=2)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
         return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})

@@ -36,6 +36,24 @@ def test_a_stage_within_another_has_its_own_time(clock):
     assert shown.seconds == {"preparation": 1, "plan": 2 + 8 + 16, "sensitivity": 4, "fit": 32}
 
 
+def test_what_is_left_goes_by_what_it_took_so_far(clock):
+    progress = Progress(console=Console(quiet=True), disable=True)
+    shown = Stages(progress, by_line=False, whole=True)
+    whole, seen = progress.tasks[0], []
+    clock(1)
+    for title, total in (("statistics", 4), ("candidates", 1), ("sensitivity", 2), ("plan", 1), ("sensitivity", 1)):
+        advance = shown.stage(title, total)
+        for _ in range(total):
+            clock(5)
+            advance(1)
+            seen.append(whole.completed)
+    assert seen == sorted(seen)
+    assert seen[3] == pytest.approx(0.12)
+    assert seen[-1] == seen[-2] == pytest.approx(0.78)
+    assert whole.fields["left"] == f"about {46 * 0.22 / 0.78:.0f} s left"
+    shown.stage("another", 0)(1)
+
+
 def test_lines_where_there_is_no_terminal(clock, capfd):
     with stages(verbose=False) as shown:
         clock(3)
