@@ -39,7 +39,7 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
 
 PENALTIES = (0.01,) * 5 + (1.0,) * 5
-_LAST = 3
+_LAST = 5
 """How many of the iterations see all rows, where a part of them is enough for those before."""
 _PART, _ENOUGH = 4, 24
 """One row of so many is such a part, if that leaves so many rows a feature."""

@@ -1,14 +1,12 @@
 """The command line, run as a user runs it: processes, exit codes, what they print and what they leave behind."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -197,26 +195,12 @@ REFUSED: dict[str, Case] = {
 }
 
 
-@pytest.fixture(scope="module")
-def refused(place: Path) -> dict[str, Ended]:
-    """Run all the cases, as many at a time as there are cores."""
-
-    def one(name: str) -> Ended:
-        arguments, _, before = REFUSED[name]
-        where = folders(place, name)
-        return finish(start(("optimize", *arguments), *where, before), *where)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        given = snapshot(place / "in")
-        ended = dict(zip(REFUSED, pool.map(one, REFUSED), strict=True))
-        assert snapshot(place / "in") == given
-    return ended
-
-
-@pytest.mark.xdist_group("refused")  # one process runs the commands, for all cases
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(refused: dict[str, Ended], name: str) -> None:
-    ended, (_, words, _) = refused[name], REFUSED[name]
+def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(place: Path, name: str) -> None:
+    (arguments, words, before), given = REFUSED[name], snapshot(place / "in")
+    where = folders(place, name)
+    ended = finish(start(("optimize", *arguments), *where, before), *where)
+    assert snapshot(place / "in") == given
     assert ended.code == 2, ended.err
     assert re.fullmatch(r"error\[E\d{3}\]: [^\n]+\.\n", ended.err)
     assert "Traceback" not in ended.err

@@ -23,7 +23,6 @@ from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 from onnxlowrank.passes.base import KEEP, RESPONSE, Candidate, keep
-from onnxlowrank.plan import candidates as choose
 from onnxlowrank.plan.candidates import layer_candidates
 from onnxlowrank.progress import Silent
 
@@ -197,10 +196,8 @@ class Loose:
         return [Candidate(layer.name, self.name, (rank,), rank, rank, one) for rank, one in PROMISED.items()]
 
 
-@pytest.mark.parametrize("small", [True, False])
-def test_promises_of_small_layers_are_checked_twice(calibrated, monkeypatch, small):
+def test_promises_are_checked(calibrated):
     layer = calibrated[0].layers[0]
-    monkeypatch.setattr(choose, "_SMALL", layer.weight.size - (not small))
     drafts = SimpleNamespace(
         applicable={layer.name: {"loose": Loose()}},
         statistics={layer.name: None},
@@ -210,8 +207,4 @@ def test_promises_of_small_layers_are_checked_twice(calibrated, monkeypatch, sma
     exponents = {rank: np.log(lost[rank,]) / np.log(1 - PROMISED[rank]) for rank in (16, 24, 32, 40)}
     assert lost[48,] == pytest.approx(0, abs=1e-14)
     assert (8,) not in lost  # 0.6 of the energy are too little to be offered
-    if not small:
-        assert exponents == pytest.approx({16: 1, 24: 1, 32: 1, 40: 1})
-        return
-    between = np.log(0.07 / 0.15) / np.log(0.03 / 0.15)
-    assert exponents == pytest.approx({16: 1, 24: 1 + between, 32: 2, 40: 2})
+    assert exponents == pytest.approx({16: 1, 24: 1, 32: 1, 40: 1})

@@ -1,6 +1,7 @@
 """The command as a process, in a folder of its own; and small networks and images for it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +71,12 @@ def _hear() -> None:
 def finish(process: subprocess.Popen[str], folder: Path, temporary: Path) -> Ended:
     out, err = process.communicate(timeout=300)
     left = sorted(name for name in os.listdir(temporary) if name != ".ses")  # onnxruntime's own
-    return Ended(process.returncode, out, err, folder, left)
+    return Ended(process.returncode, out, without_stages(err), folder, left)
+
+
+def without_stages(errors: str) -> str:
+    """Return what is on standard error but for the lines that tell how far the work is."""
+    return re.sub(r"^ *\d+ s  \w+\n", "", errors, flags=re.MULTILINE)
 
 
 def network(channels: int = 3, size: int | str = 8) -> ModelProto:
