@@ -12,10 +12,10 @@ response and those of the next layers are mapped to the true ones, as the fit wo
 (:mod:`onnxlowrank.plan.layer_sensitivity`).
 
 Where it is measured matters as well. A layer that is nearly low-rank loses nothing up to some energy, and a lot soon
-after: what a per cent of the energy does to the network depends on which per cent it is. So two settings of every layer
-are measured to begin with, one that loses little and one that loses more, and then, like latencies, whatever
-the selection chooses far from everything that was measured (:meth:`SensitivityLosses.refine`). Drafts also tell what
-settings lose in truth, where passes promise too much.
+after: what a per cent of the energy does to the network depends on which per cent it is. So one setting of every layer
+is measured to begin with, and then, like latencies, whatever the selection chooses far from everything that was
+measured (:meth:`SensitivityLosses.refine`). Drafts also tell what settings lose in truth, where passes promise too
+much.
 
 Few inputs, and drafts in place of fits, are sources of error, and selection prefers what was underestimated. So harm is
 drawn towards that of the usual layer, as estimates with errors are in empirical Bayes methods (Efron & Morris 1973).
@@ -44,8 +44,8 @@ from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)
 
-ENERGIES = (0.98, 0.9)
-"""Shares of the response's variance at which, or a little above, losses are measured first."""
+ENERGY = 0.95
+"""Share of the response's variance at which, or a little above, losses are measured first."""
 
 _NOTHING_LOST = 1e-4
 _TRUST = 0.75
@@ -84,7 +84,7 @@ class SensitivityLosses:
         measures: Sequence[Measure],
         progress: Progress,
     ) -> None:
-        """Measure two settings of every layer.
+        """Measure a setting of every layer.
 
         Args:
             calibration: The network, and inputs of which some were held out by :func:`hold_out`, if there are enough.
@@ -99,7 +99,7 @@ class SensitivityLosses:
         self._layers = [layer for layer in calibration.layers if len(candidates[layer.name]) > 1]
         self._measured: dict[str, dict[Candidate, _Measured]] = {layer.name: {} for layer in self._layers}
         if self._layers:
-            first = {layer.name: _first(candidates[layer.name]) for layer in self._layers}
+            first = {layer.name: [_first(candidates[layer.name])] for layer in self._layers}
             advance = progress.stage("sensitivity", 1 + 2 * len(first))
             used = calibration.inputs.subset(spread(calibration.inputs, affordable(calibration.layers)))
             self._layer_sensitivity = LayerSensitivity(
@@ -163,10 +163,8 @@ class SensitivityLosses:
         return min(max(1 - candidate.energy if lost is None else lost, _NOTHING_LOST), 1.0)
 
 
-def _first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the settings of a layer to begin with: the cheapest ones that keep the energies, or nearly do."""
+def _first(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the setting of a layer to begin with: the cheapest one that keeps the energy, or nearly does."""
     others = [one for one in candidates if one.method != KEEP]
     lossy = [one for one in others if 1 - one.energy > _NOTHING_LOST] or others
-    return list(
-        dict.fromkeys(min(lossy, key=lambda one: (max(energy - one.energy, 0), one.macs)) for energy in ENERGIES)
-    )
+    return min(lossy, key=lambda one: (max(ENERGY - one.energy, 0), one.macs))
