@@ -1,15 +1,14 @@
 """The latency model: what candidates cost inside a network, in milliseconds.
 
-A network's layers have tens of thousands of candidates, and to time one takes about half a second. So only those are
-timed that a selection chooses. The others are estimated from the timed ones of the same pass in layers of the same
-shape: what is interpolated is the throughput, MACs a millisecond, over the logarithms of the ranks, since between the
-edges of the staircase it changes little. What is far from everything that was timed is taken to be a little faster than
-the dense layers are: an optimistic prior, which makes the selection choose it, and so have it timed, before it is
-given up.
+A network's layers have tens of thousands of candidates. So only those are timed that a selection chooses, all those of
+one plan together, inside the network they make (:mod:`onnxlowrank.measure.inside_timer`). The others are estimated from
+the timed ones of the same pass in layers of the same shape: what is interpolated is the throughput, MACs a millisecond,
+over the logarithms of the ranks, since between the edges of the staircase it changes little. What is far from
+everything that was timed is taken to be a little faster than the dense layers are: an optimistic prior, which makes the
+selection choose it, and so have it timed, before it is given up.
 
-A chain on its own and a chain among others differ in what the caches hold. So times are in proportion to what
-onnxruntime's profiler says of the dense layers inside the network, and those of chains in proportion to what the first
-plan that was measured as a whole says of them.
+Layers that the profiler cannot tell apart, and all of them on CUDA, are timed alone. Times of chains are in proportion
+to what the first plan that was measured as a whole says of them.
 """
 
 from __future__ import annotations

@@ -196,3 +196,21 @@ def test_what_was_checked_corrects_what_was_predicted():
     np.testing.assert_allclose(twice[[0, 1, 2, 4, 5]], [1, 0.5**2, 0.2**2, 0.05**3, 0.01**3])
     assert 0.1**3 < twice[3] < 0.1**2
     assert (np.diff(twice) < 0).all()
+
+
+def test_a_start_on_a_part_of_many_rows_leads_to_nearly_the_same():
+    """Behind ReLU, on rows the fit has not seen; where rows are few, all of them are in every iteration."""
+    features, target = low_rank_data(n=24_000, p=24, outputs=16, noise=1.0)
+    target -= 1.0
+    seen, unseen = slice(0, 12_000), slice(12_000, None)
+
+    def error(fitted):
+        return squared_error(RELU(fitted(features[unseen])), RELU(target[unseen]))
+
+    samples = Samples(features[seen], target[seen], None, RELU)
+    on_part, on_all = fit_low_rank(samples, 4), regression._fit(samples, 4, None, 1e-2, None, regression.PENALTIES)
+    assert not np.array_equal(on_part.left, on_all.left)
+    assert error(on_part) < 1.005 * error(on_all)
+    few = Samples(features[:2000], target[:2000], None, RELU)
+    in_all = regression._fit(few, 4, None, 1e-2, None, regression.PENALTIES)
+    assert np.array_equal(fit_low_rank(few, 4).left, in_all.left)
