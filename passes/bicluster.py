@@ -30,8 +30,9 @@ import numpy as np
 
 from onnxlowrank.decompose._als import Terms
 from onnxlowrank.decompose.clusters import balanced_clusters, group_size, slots
-from onnxlowrank.decompose.metric import Metric, refine
+from onnxlowrank.decompose.metric import Metric
 from onnxlowrank.decompose.outer_product import slice_energy
+from onnxlowrank.decompose.refine import refine
 from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from onnxlowrank.decompose._als import Terms, joint_als
 from onnxlowrank.decompose.cp import cp_energy, cp_terms
-from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.refine import refine
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxlowrank.decompose.clusters import balanced_clusters, cluster_bases, group_size, slots
-from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.refine import refine
 from onnxlowrank.decompose.spectrum import Float64Array
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer

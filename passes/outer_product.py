@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxlowrank.decompose._als import Terms, joint_als
-from onnxlowrank.decompose.metric import refine
 from onnxlowrank.decompose.outer_product import greedy_terms, slice_energy, slice_terms
+from onnxlowrank.decompose.refine import refine
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.passes.base import (

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxlowrank.decompose.metric import refine
+from onnxlowrank.decompose.refine import refine
 from onnxlowrank.decompose.tucker import Tucker2, hooi, tucker_energy, two_svds
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer

@@ -12,7 +12,8 @@ The paper applies the root of ``M`` to ``W``, approximates the result in the Fro
 layer that is cheap to compute this needs a root that acts on each axis of ``W`` by itself: ``alpha^-1 .* W~'`` has
 the low ranks of ``W~'`` only when ``alpha_fct = o_f i_c t_t``, and likewise for ``S``. Read literally, the recipe gives
 no cheap layer. So a metric here also has a *separable* form ``diag(outputs) x inputs x taps``, with which the recipe
-works as printed, and :func:`refine` goes from there to the exact form without leaving the low-rank set.
+works as printed, and :mod:`onnxlowrank.decompose.refine` goes from there to the exact form without leaving the
+low-rank set.
 
 The separable form is the product of the partial traces of the exact one (for a diagonal form, of its marginal sums),
 scaled to the same trace: of all products the nearest in relative entropy, and positive definite like the exact form.
@@ -20,10 +21,9 @@ scaled to the same trace: of all products the nearest in relative entropy, and p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import scipy.linalg
@@ -34,14 +34,11 @@ from onnxlowrank.decompose.spectrum import Float64Array
 
 Kernel = NDArray[np.floating]
 Indices = NDArray[np.integer]
-Factors = TypeVar("Factors")
 
 _FLOOR = 1e-3
 """Share of the mean below which no element's weight falls: what no sample depended on is not free to change."""
 _LARGE = 2**20
 """Elements of a covariance from which on products with it are in float32, which takes half the time."""
-_GROWTH = 1.2
-"""Of the step of :func:`refine` after every success."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,64 +234,6 @@ def element_weights(alpha2: Kernel) -> Metric:
     outputs, inputs, taps = weights.sum(axis=(1, 2)), weights.sum(axis=(0, 2)), weights.sum(axis=(0, 1))
     total = weights.sum()
     return Metric(outputs, np.diag(inputs / total), np.diag(taps / total), weights=weights)
-
-
-def refine(
-    metric: Metric,
-    kernel: Kernel,
-    solve: Callable[[Float64Array, Factors | None], Factors],
-    compose: Callable[[Factors], Float64Array],
-    iterations: int = 8,
-    tolerance: float = 1e-3,
-) -> Factors:
-    """Minimise the exact form of a metric over a low-rank set, given a solver for the Frobenius norm.
-
-    The set must be one that whitening maps to itself. The first solution is the paper's recipe in the separable form.
-    Then, in the space of whitened kernels, where ``M`` has become ``N``, each iteration solves for the target
-
-        X + s N (W - X)
-
-    of the current approximation ``X``. With a step ``s`` up to the inverse of the largest eigenvalue of ``N`` its
-    squared distance bounds the exact form from above (majorisation); for a diagonal ``N`` up to 1 and ``s = 1`` this
-    is the EM algorithm for weighted low rank of Srebro & Jaakkola 2003. Longer steps usually do better: they begin
-    with that of steepest descent, grow while the exact form falls, and are halved, and the solution dropped, when it
-    rises. The minimum found is a local one.
-
-    Args:
-        metric: Where it is separable, the first solution is the best one and the only one.
-        kernel: ``W [F, C, T]``.
-        solve: Returns factors close to a target ``[F, C, T]``, from the factors of the solution so far, if any.
-        compose: Returns the kernel ``[F, C, T]`` of factors.
-        iterations: Largest number of solutions after the first.
-        tolerance: Relative fall of the exact form that ends it.
-
-    Returns:
-        Factors of a whitened kernel; the metric's ``unwhiten`` methods map them to those of a kernel.
-    """
-    whitened = metric.whiten(kernel)
-    best = solve(whitened, None)
-    if metric.is_separable:
-        return best
-    approximation = compose(best)
-    gradient = metric.relative_gradient(whitened - approximation)
-    value = float(np.vdot(whitened - approximation, gradient))
-    if value <= 0:  # nothing is lost
-        return best
-    step = float(np.vdot(gradient, gradient) / np.vdot(gradient, metric.relative_gradient(gradient)))
-    for _ in range(iterations):
-        factors = solve(approximation + step * gradient, best)
-        candidate = compose(factors)
-        its_gradient = metric.relative_gradient(whitened - candidate)
-        fall = value - float(np.vdot(whitened - candidate, its_gradient))
-        converged = abs(fall) <= tolerance * value
-        if fall > 0:
-            best, approximation, gradient, value = factors, candidate, its_gradient, value - fall
-            step *= _GROWTH
-        else:
-            step /= 2
-        if converged:
-            break
-    return best
 
 
 def _cholesky(matrix: Float64Array) -> Float64Array:

@@ -22,6 +22,7 @@ from onnxlowrank.measure.latency import Latency, measure
 from onnxlowrank.measure.sessions import Target
 
 SESSIONS = 8
+_LEAST_SESSIONS = 3  # that tell how much they differ
 _RESAMPLES = 1000
 _COVERAGE = 95.0  # per cent
 
@@ -44,6 +45,7 @@ def time_in_sessions(
     seconds: float,
     advance: Callable[[float], None] = lambda share: None,
     fewest: int = SESSIONS,
+    enough: float = 0.0,
 ) -> list[list[_Times]]:
     """Time networks in turns, each in several sessions.
 
@@ -54,6 +56,8 @@ def time_in_sessions(
         seconds: About how long to measure.
         advance: Called with the share of the work just done.
         fewest: How many sessions there have to be; up to ``SESSIONS`` are opened as long as time is left.
+        enough: Of three sessions and more no further one is opened once the ratio of the first network's time to the
+            last one's is known with this standard error, as a share.
 
     Returns:
         For each network the milliseconds of its rounds, session by session.
@@ -62,7 +66,7 @@ def time_in_sessions(
     order = list(range(len(models)))
     start = time.perf_counter()
     for count in range(SESSIONS):
-        if count >= fewest and time.perf_counter() - start >= seconds:
+        if count >= fewest and (time.perf_counter() - start >= seconds or _uncertainty(times) < enough):
             break
         taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
         for index, latency in zip(order, taken, strict=True):
@@ -72,15 +76,26 @@ def time_in_sessions(
     return times
 
 
+def _uncertainty(times: Sequence[Sequence[_Times]]) -> float:
+    """Return the standard error of the logarithm of the first network's time over the last one's, among sessions."""
+    logs = [float(np.median(np.log(one / other))) for one, other in zip(times[0], times[-1], strict=True)]
+    return float(np.std(logs, ddof=1) / np.sqrt(len(logs))) if len(logs) >= _LEAST_SESSIONS else np.inf
+
+
 def measure_in_sessions(
-    models: Sequence[onnx.ModelProto], feeds: Feeds, target: Target, seconds: float, fewest: int = 1
+    models: Sequence[onnx.ModelProto],
+    feeds: Feeds,
+    target: Target,
+    seconds: float,
+    fewest: int = 1,
+    enough: float = 0.0,
 ) -> list[Latency]:
     """Time networks in turns, in as many sessions as there is time for.
 
     The arguments are those of :func:`time_in_sessions`. One session alone would measure the luck of its
     memory layout as well.
     """
-    times = time_in_sessions(models, feeds, target, seconds, fewest=fewest)
+    times = time_in_sessions(models, feeds, target, seconds, fewest=fewest, enough=enough)
     return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
 
 

@@ -94,7 +94,7 @@ def test_markdown_shows_names_as_they_are(folder):
     assert r"\\x1b\[31m層 \<script>$x_1$\|\`" in ended.stdout.decode()
 
 
-@pytest.mark.parametrize("name", [pytest.param("é".encode(), marks=pytest.mark.slow), b"\xff"])
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) for one in ("é".encode(), b"\xff")])
 def test_temporary_files_may_lie_anywhere(folder, name):
     """Also where the locale has no letters for the name of that place."""
     place = os.fsencode(folder) + b"/temporary " + name

@@ -204,6 +204,7 @@ def test_sweep_goes_on_where_it_stopped(place: Path) -> None:
     assert "measured speed-up" in (place / "s.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_leaves_whole_points_only(place: Path) -> None:
     environment = {**os.environ, "ONNXLOWRANK_CACHE": str(place / "cache")}
     command = [sys.executable, "-m", "onnxlowrank", *SWEEP, "--folder", "killed"]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxlowrank.decompose import patches
-from onnxlowrank.decompose.metric import Metric, data_covariance, element_weights, frobenius, refine
+from onnxlowrank.decompose.metric import Metric, data_covariance, element_weights, frobenius
 from onnxlowrank.decompose.patches import PatchMoments
+from onnxlowrank.decompose.refine import refine
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 SEEDS = st.integers(0, 2**31)

@@ -66,3 +66,17 @@ def test_sessions_are_opened_as_long_as_time_is_left(monkeypatch, seconds, sessi
     monkeypatch.setattr(duel, "measure", lambda models, feeds, target, seconds: [Latency((7.0, 8.0))])
     (found,) = measure_in_sessions(["network"], {}, Target(), seconds)
     assert found.milliseconds == (7.0, 8.0) * sessions
+
+
+@pytest.mark.parametrize(("spread", "sessions"), [(0.0, 3), (0.001, 3), (0.1, duel.SESSIONS)])
+def test_no_more_sessions_than_it_takes_to_know_the_ratio(monkeypatch, spread, sessions):
+    """The second network takes half as long as the first one; by how much, differs from session to session."""
+    rng = np.random.default_rng(0)
+
+    def measured(models, feeds, target, seconds):
+        half = 0.5 * float(np.exp(spread * rng.standard_normal()))
+        return [Latency((1.0,) * 5) if model == "before" else Latency((half,) * 5) for model in models]
+
+    monkeypatch.setattr(duel, "measure", measured)
+    before, after = measure_in_sessions(["before", "after"], {}, Target(), 100.0, fewest=2, enough=0.005)
+    assert len(before.milliseconds) == len(after.milliseconds) == 5 * sessions
