@@ -74,7 +74,7 @@ class Metric:
         if self.weights is not None:
             gradient = self.weights * error
         elif self.covariance is not None:
-            gradient = self._times_covariance(scaled.reshape(len(scaled), -1)).reshape(error.shape)
+            gradient = self._times(self.covariance, scaled.reshape(len(scaled), -1)).reshape(error.shape)
         else:
             gradient = self.inputs @ scaled @ self.taps
         return gradient
@@ -145,11 +145,11 @@ class Metric:
             self.outputs, self.inputs, np.kron(rows, columns), self.covariance, self.weights, rows=rows, columns=columns
         )
 
-    def _times_covariance(self, errors: Kernel) -> Float64Array:
+    def _times(self, covariance: Float64Array, errors: Kernel) -> Float64Array:
         """Return ``errors [F, C * T]`` times the covariance: in float32, both scaled to 1, where that is large."""
         size = float(np.abs(errors).max(initial=0))
-        if self.covariance is None or self.covariance.size < _LARGE or not 0 < size < np.inf:
-            product: Float64Array = errors @ self.covariance
+        if covariance.size < _LARGE or not 0 < size < np.inf:
+            product: Float64Array = errors @ covariance
             return product
         rounded, scale = self._rounded
         return ((errors / size).astype(np.float32) @ rounded).astype(np.float64) * (scale * size)
