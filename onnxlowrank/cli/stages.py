@@ -111,7 +111,7 @@ def stages(verbose: bool, whole: bool = False) -> Iterator[Stages]:
         shown = Stages(progress, by_line, whole)
         yield shown
     shown.count()
-    whole = sum(shown.seconds.values())
+    total = sum(shown.seconds.values())
     for title, seconds in shown.seconds.items():
-        _LOG.info("%-12s %6.1f s  %3.0f %%", title, seconds, 100 * seconds / whole)
-    _LOG.info("%-12s %6.1f s", "in all", whole)
+        _LOG.info("%-12s %6.1f s  %3.0f %%", title, seconds, 100 * seconds / total)
+    _LOG.info("%-12s %6.1f s", "in all", total)

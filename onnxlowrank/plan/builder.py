@@ -20,9 +20,6 @@ from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
-_ENOUGH = 0.005
-"""Standard error of a speed-up, as a share, with which it need not be measured any longer."""
-
 NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
@@ -61,7 +58,7 @@ class NetworkBuilder:
         model = network.written(chains) if chains else network.original
         advance = self.progress.stage("measure", 1.0)
         both = network.original, model
-        before, after = measure_in_sessions(both, network.feeds, network.target, 3.0, fewest=2, enough=_ENOUGH)
+        before, after = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
         return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})

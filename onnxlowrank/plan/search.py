@@ -33,7 +33,7 @@ MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
-SHORT_S, LONG_S = 0.5, 2.0
+SHORT_S, LONG_S = 0.5, 4.0
 """How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
 SURPRISE = 1.1
 """That is one which differs from what was predicted by more than this factor."""
