@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from helpers.models import normal, parse
-from test_pipeline import CountingTimer, clock, kernel, measured_by, residual, smooth, vgg
+from helpers.stopwatch import CountingTimer
+from test_pipeline import clock, kernel, measured_by, residual, smooth, vgg
 
 from onnxlowrank import analyze, compare, optimize, pipeline, profile
 from onnxlowrank.plan import network, search

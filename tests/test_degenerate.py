@@ -5,7 +5,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from helpers.models import conv_model, error, normal, parse, run
+from helpers.models import constants_as_nodes, conv_model, error, normal, parse, run
 from helpers.stopwatch import no_stopwatch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -240,15 +240,7 @@ def plain() -> onnx.ModelProto:
 
 
 def in_constant_nodes() -> onnx.ModelProto:
-    model = plain()
-    constants = [
-        helper.make_node("Constant", [], [tensor.name], name=f"k_{tensor.name}", value=tensor)
-        for tensor in model.graph.initializer
-    ]
-    nodes = [*constants, *model.graph.node]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
+    return constants_as_nodes(plain())
 
 
 INTERFACES = {

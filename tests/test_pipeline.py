@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from helpers.models import describe, error, normal, parse, residual_block, run, without_body
+from helpers.models import constants_as_nodes, describe, error, normal, parse, residual_block, run, without_body
+from helpers.stopwatch import CountingTimer
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxlowrank import OptionError, optimize, pipeline
@@ -16,7 +17,6 @@ from onnxlowrank.goal import Goal
 from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
-from onnxlowrank.measure.cache import Timing
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.plan import builder, goals, network, search
 from onnxlowrank.plan.manual_ranks import ManualRank
@@ -37,21 +37,6 @@ def measured_by(monkeypatch, measure):
     """Let whole networks be timed by a function in place of the stopwatch."""
     for module in (builder, goals):
         monkeypatch.setattr(module, "measure_in_sessions", measure)
-
-
-class CountingTimer:
-    """A thousand multiply-accumulates a millisecond."""
-
-    timed = noisy = 0
-
-    def __init__(self, target, cache):
-        pass
-
-    def milliseconds(self, layer, chain):
-        return Timing((layer.macs if chain is None else chain.macs(layer.input_shape)) / 1000, 0.0)
-
-    def many(self, layer, chains):
-        return [self.milliseconds(layer, chain) for chain in chains]
 
 
 def smooth(count, channels=3, height=16, width=16, seed=0):
@@ -200,15 +185,7 @@ def shared():
 
 
 def in_constant_nodes():
-    model = dynamic()
-    constants = [
-        helper.make_node("Constant", [], [tensor.name], name=f"k_{tensor.name}", value=tensor)
-        for tensor in model.graph.initializer
-    ]
-    nodes = [*constants, *model.graph.node]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
+    return constants_as_nodes(dynamic())
 
 
 NETWORKS = {

@@ -16,8 +16,8 @@ _MOST_MACS_A_PASS, _ENOUGH_INPUTS = 2e12, 64
 def enough(layers: Sequence[Layer], inputs: Inputs) -> Inputs:
     """Return the inputs to calibrate with: all, or as many of them, evenly spread, as a large network needs.
 
-    Every input gives thousands of positions of every layer, so what they tell soon stops changing, while the time they
-    take does not: beyond a hundred images a VGG-16 only gets slower to calibrate (``benchmarks/scaling.py``).
+    Every input gives many positions of every layer, which are alike: what one more of them tells gets less and less,
+    while the time it takes does not. So the work of one pass is bounded.
 
     Args:
         layers: Of the network.
@@ -33,8 +33,8 @@ def fewer_note(used: Inputs, given: Inputs) -> list[str]:
     if len(used) == len(given):
         return []
     return [
-        f"{len(used) * used.batch} of {len(given) * given.batch} calibration inputs were used, evenly spread: for a "
-        "network of this size more change little and take long"
+        f"{len(used) * used.batch} of {len(given) * given.batch} calibration inputs were used, evenly spread: all of "
+        "them would take long with a network of this size"
     ]
 
 

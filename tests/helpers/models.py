@@ -116,3 +116,15 @@ def error(actual: np.ndarray, expected: np.ndarray) -> float:
 def node(model: ModelProto, name: str) -> onnx.NodeProto:
     """Return the node called ``name``."""
     return next(n for n in model.graph.node if n.name == name)
+
+
+def constants_as_nodes(model: ModelProto) -> ModelProto:
+    """Move the weights of a network into Constant nodes, and return it."""
+    constants = [
+        onnx.helper.make_node("Constant", [], [tensor.name], name=f"k_{tensor.name}", value=tensor)
+        for tensor in model.graph.initializer
+    ]
+    nodes = [*constants, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
