@@ -15,15 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import DENSE, Step, Window
 from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.index import Shape
+from onnxlowrank.graph.node_writer import NodeWriter
+from onnxlowrank.graph.sizes import fixed_sizes
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
 POSITIONS = "onnxlowrank_positions"
@@ -80,7 +81,7 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
             raise ValueError(f"probe '{probe.name}' applies convolutions to a channels-last tensor")
     taken.update(probe.name for probe in probes)
     positions = helper.make_tensor_value_info(unique(POSITIONS, taken), TensorProto.FLOAT, [None])
-    sampler = _Sampler(taken, positions.name)
+    sampler = _Sampler(taken, positions.name, fixed_sizes(model))
     for probe in probes:
         sampler.add(probe)
 
@@ -151,141 +152,95 @@ def _tensors(model: ModelProto) -> set[str]:
     }
 
 
-class _Sampler:
-    """Writes the nodes of probes, with operators that mean the same from opset 9 on."""
+class _Sampler(NodeWriter):
+    """Writes the nodes of probes."""
 
-    def __init__(self, taken: set[str], positions: str) -> None:
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
-        self._taken, self._numbers = taken, positions
-        self._written: dict[tuple[str, tuple[str, ...], str], str] = {}
-        self._constants: dict[tuple[str, tuple[float, ...]], str] = {}
+    def __init__(self, taken: set[str], positions: str, shapes: Mapping[str, Shape]) -> None:
+        super().__init__("onnxlowrank_probe", taken, shapes)
+        self._numbers = positions
 
     def add(self, probe: Probe) -> None:
         """Write the nodes of one probe."""
         tensor = probe.tensor
         for step in probe.steps:
             plain = step if step.take is None and step.give is None else step.lowered(DENSE)
-            weight = self._initializer("weight", np.asarray(plain.weight, np.float32))
-            tensor = self._node("Conv", tensor, weight, **conv_attributes(plain))
+            weight = self.initializer("weight", np.asarray(plain.weight, np.float32))
+            tensor = self._convolved(tensor, weight, plain)
         if probe.window is not None:
             rows = self._patches(tensor, probe.window, probe.share)
         elif probe.channels_last:
             rows = self._channels_last(tensor, probe.share)
         else:
             rows = self._channels_first(tensor, probe.share)
-        shape = self._node("Concat", self._constant([-1]), self._size(rows, 2), axis=0)
-        self._node("Reshape", rows, shape, output=probe.name)
+        shape = self.joined(self.constant([-1]), self.size(rows, 2))
+        self.node("Reshape", rows, shape, output=probe.name)
 
     def _channels_first(self, tensor: str, share: int) -> str:
         """Sample ``[N, C, *spatial]``; the result is ``[N, k, C]``."""
-        flat = self._reshaped(tensor, self._constant([0, 0]), self._positions(tensor, 2))
-        sampled = self._node("Gather", flat, self._indices(self._size(flat, 2), share), axis=2)
-        return self._node("Transpose", sampled, perm=[0, 2, 1])
+        flat = self._flat(tensor)
+        sampled = self.node("Gather", flat, self._indices(self.size(flat, 2), share), axis=2)
+        rows = self.node("Transpose", sampled, perm=[0, 2, 1])
+        return self.of_shape(rows, (None, None, self.known(flat, 1)))
 
     def _patches(self, tensor: str, window: Window, share: int) -> str:
         """Sample patches of ``[N, C, *spatial]``; the result is ``[N, k, C * taps]``."""
         taps = math.prod(window.kernel)
-        flat = self._reshaped(tensor, self._constant([0, 0]), self._positions(tensor, 2))
-        axes = self._constant(np.arange(2, 2 + len(window.kernel)))
-        spatial = self._node("Gather", self._node("Shape", tensor), axes, axis=0)
-        pixels = self._node("Add", self._count(self._size(flat, 2)), self._constant([1]))  # 0 is the padding
-        one = self._constant([1])
-        image = self._node("Reshape", pixels, self._node("Concat", one, one, spatial, axis=0))
+        flat = self._flat(tensor)
+        pixels = self.node("Add", self.count(self.size(flat, 2)), self.constant([1]))  # 0 is the padding
+        one = self.constant([1])
+        spatial = [self.size(tensor, axis) for axis in range(2, 2 + len(window.kernel))]
+        image = self.node("Reshape", pixels, self.joined(one, one, *spatial))
+        numbers = self.node("Cast", image, to=TensorProto.FLOAT)
+        self.of_shape(numbers, (1, 1, *(self.known(tensor, axis) for axis in range(2, 2 + len(window.kernel)))))
         one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel)
-        layout = self._node(
-            "Conv",
-            self._node("Cast", image, to=TensorProto.FLOAT),
-            self._initializer("taps", one_hot),
-            **conv_attributes(Step("taps", one_hot, window.geometry)),
-        )
-        pixel = self._node(
-            "Reshape", self._int64(self._channels_first(layout, share)), self._constant([-1])
-        )  # [k * taps]
-        inside = self._node("Min", self._double(pixel), self._constant([1.0]))
-        source = self._int64(self._node("Sub", self._double(pixel), inside))
-        values = self._node("Gather", flat, source, axis=2)
-        values = self._node("Mul", values, self._node("Cast", inside, to=TensorProto.FLOAT))
-        positions = self._node("Div", self._size(source, 0), self._constant([taps]))
-        split = self._reshaped(values, self._constant([0, 0]), positions, self._constant([taps]))
-        rows = self._node("Transpose", split, perm=[0, 2, 1, 3])
-        width = self._node("Mul", self._size(flat, 1), self._constant([taps]))
-        return self._reshaped(rows, self._constant([0, 0]), width)
+        layout = self._convolved(numbers, self.constant(one_hot), Step("taps", one_hot, window.geometry))
+        pixel = self.node("Reshape", self.int64(self._channels_first(layout, share)), self.constant([-1]))  # [k * taps]
+        inside = self.node("Min", self.double(pixel), self.constant([1.0]))
+        source = self.int64(self.node("Sub", self.double(pixel), inside))
+        values = self.node("Gather", flat, source, axis=2)
+        values = self.node("Mul", values, self.node("Cast", inside, to=TensorProto.FLOAT))
+        positions = self.node("Div", self.size(source, 0), self.constant([taps]))
+        split = self.reshaped(values, self.constant([0, 0]), positions, self.constant([taps]))
+        rows = self.node("Transpose", split, perm=[0, 2, 1, 3])
+        maps = self.known(flat, 1)
+        if maps is not None:
+            width = self.constant([maps * taps])
+        else:
+            width = self.node("Mul", self.size(flat, 1), self.constant([taps]))
+        rows = self.reshaped(rows, self.constant([0, 0]), width)
+        return self.of_shape(rows, (None, None, None if maps is None else maps * taps))
 
     def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""
-        flat = self._reshaped(tensor, self._size(tensor, 0), self._positions(tensor, 1), self._size(tensor, -1))
-        return self._node("Gather", flat, self._indices(self._size(flat, 1), share), axis=1)
+        positions = self.positions(tensor, 1)
+        flat = self.reshaped(tensor, self.size(tensor, 0), positions, self.size(tensor, -1))
+        self.of_shape(flat, (self.known(tensor, 0), self.value(positions), self.known(tensor, -1)))
+        rows = self.node("Gather", flat, self._indices(self.size(flat, 1), share), axis=1)
+        return self.of_shape(rows, (None, None, self.known(tensor, -1)))
 
-    def _reshaped(self, tensor: str, *sizes: str) -> str:
-        """Reshape a tensor, be it one without samples, of which onnxruntime cannot tell the size -1.
+    def _flat(self, tensor: str) -> str:
+        """Reshape ``[N, C, *spatial]`` to ``[N, C, P]``."""
+        positions = self.positions(tensor, 2)
+        flat = self.reshaped(tensor, self.constant([0, 0]), positions)
+        return self.of_shape(flat, (self.known(tensor, 0), self.known(tensor, 1), self.value(positions)))
 
-        Of shapes right behind a Concat it makes constants with a -1 by itself, hence the Abs.
-        """
-        return self._node("Reshape", tensor, self._node("Abs", self._node("Concat", *sizes, axis=0)))
-
-    def _positions(self, tensor: str, first: int) -> str:
-        """Return the product of all sizes but two, from axis ``first`` on, as int64 ``[1]``."""
-        shape = self._node("Shape", tensor)
-        count = self._node("Add", self._node("Shape", shape), self._constant([-2]))
-        axes = self._node("Add", self._count(count), self._constant([first]))
-        return self._node("ReduceProd", self._node("Gather", shape, axes, axis=0))
+    def _convolved(self, tensor: str, weight: str, step: Step) -> str:
+        """Convolve ``[N, C, *spatial]`` with the weight of a step."""
+        output = self.node("Conv", tensor, weight, **conv_attributes(step))
+        spatial = [self.known(tensor, axis) for axis in range(2, 2 + step.geometry.axes)]
+        known = tuple(size for size in spatial if size is not None)
+        sizes = step.geometry.output_size(known, step.kernel) if len(known) == len(spatial) else (None,) * len(spatial)
+        return self.of_shape(output, (self.known(tensor, 0), step.weight.shape[0], *sizes))
 
     def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""
-        size, most = self._double(total), self._double(self._size(self._numbers, 0))
+        size, most = self.double(total), self.double(self.size(self._numbers, 0))
         if share > 1:
-            most = self._node("Ceil", self._node("Div", most, self._constant([float(share)])))
-        count = self._node("Min", most, size)
-        strata = self._count(self._int64(count))
-        jitter = self._double(self._node("Gather", self._numbers, strata, axis=0))
-        place = self._node("Add", self._double(strata), jitter)
-        scaled = self._node("Div", self._node("Mul", place, size), count)
-        limit = self._node("Sub", size, self._constant([1.0]))
-        return self._int64(self._node("Floor", self._node("Min", scaled, limit)))
-
-    def _count(self, total: str) -> str:
-        """Return 0, 1, ..., ``total`` - 1 as int64; ``total`` is int64 ``[1]``."""
-        ones = self._node("ConstantOfShape", total, value=numpy_helper.from_array(np.ones(1, np.int64)))
-        return self._node("Reshape", self._node("NonZero", ones), self._constant([-1]))
-
-    def _size(self, tensor: str, axis: int) -> str:
-        """Return the size of one axis as int64 ``[1]``; a negative ``axis`` counts from the last."""
-        shape = self._node("Shape", tensor)
-        if axis >= 0:
-            return self._node("Gather", shape, self._constant([axis]), axis=0)
-        end = self._node("Add", self._node("Shape", shape), self._constant([axis]))
-        return self._node("Gather", shape, end, axis=0)
-
-    def _double(self, tensor: str) -> str:
-        """Cast to float64, in which positions are exact."""
-        return self._node("Cast", tensor, to=TensorProto.DOUBLE)
-
-    def _int64(self, tensor: str) -> str:
-        """Cast to int64."""
-        return self._node("Cast", tensor, to=TensorProto.INT64)
-
-    def _constant(self, values: ArrayLike) -> str:
-        """Return the initializer with these few numbers; equal numbers share one."""
-        array = np.asarray(values)
-        key = (array.dtype.name, tuple(array.tolist()))
-        if key not in self._constants:
-            self._constants[key] = self._initializer("constant", array)
-        return self._constants[key]
-
-    def _initializer(self, name: str, values: np.ndarray[Any, Any]) -> str:
-        """Add an initializer and return its name."""
-        unused = unique(f"onnxlowrank_probe/{name}", self._taken)
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), unused))
-        return unused
-
-    def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Return the name of the output of a node, which is added unless an equal one is there."""
-        key = (op, inputs, repr(sorted(attributes.items())))
-        if output is None and key in self._written:
-            return self._written[key]
-        name = unique(f"onnxlowrank_probe/{op}", self._taken)
-        written = output or f"{name}:0"
-        self.nodes.append(helper.make_node(op, list(inputs), [written], name=name, **attributes))
-        self._written[key] = written
-        return written
+            most = self.node("Ceil", self.node("Div", most, self.constant([float(share)])))
+        count = self.node("Min", most, size)
+        strata = self.count(self.int64(count))
+        jitter = self.double(self.node("Gather", self._numbers, strata, axis=0))
+        place = self.node("Add", self.double(strata), jitter)
+        scaled = self.node("Div", self.node("Mul", place, size), count)
+        limit = self.node("Sub", size, self.constant([1.0]))
+        return self.int64(self.node("Floor", self.node("Min", scaled, limit)))
