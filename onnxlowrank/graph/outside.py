@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 
+from onnxlowrank.graph.walk import copy_fields
+
 LARGEST_PROTOBUF = 2**31 - 2**20
 """Bytes of weights a single file can hold; protobuf stops at 2 GiB, and the nodes need some room."""
 _SMALL = 1024
@@ -130,26 +132,11 @@ def digest(model: ModelProto) -> str:
 def _with(model: ModelProto, others: Mapping[str, Sequence[TensorProto]]) -> ModelProto:
     """Return a copy of ``model`` with others in place of some initializers, the values of which are never copied."""
     copy = ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            for inner, content in value.ListFields():
-                if inner.name == "initializer":
-                    for tensor in content:
-                        copy.graph.initializer.extend(others.get(tensor.name, [tensor]))
-                else:
-                    _put(copy.graph, inner.name, content)
-        else:
-            _put(copy, field.name, value)
+    copy_fields(model, copy, {"graph"})
+    copy_fields(model.graph, copy.graph, {"initializer"})
+    for tensor in model.graph.initializer:
+        copy.graph.initializer.extend(others.get(tensor.name, [tensor]))
     return copy
-
-
-def _put(message: Any, name: str, value: Any) -> None:
-    if isinstance(value, str | int | bytes):
-        setattr(message, name, value)
-    elif hasattr(value, "CopyFrom"):
-        getattr(message, name).CopyFrom(value)
-    else:
-        getattr(message, name).extend(value)
 
 
 def _dtype(tensor: TensorProto) -> np.dtype[Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.convolution import conv_attributes
 from onnxlowrank.graph.layer import FloatArray, Layer, Place
-from onnxlowrank.graph.walk import names, opset, rebuild, unique
+from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
 
 def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Chain]) -> ModelProto:
@@ -37,21 +37,26 @@ def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Cha
     if len(replaced) != len(chains):
         raise ValueError(f"no such layers: {sorted(set(chains) - {layer.name for layer in layers})}")
 
-    originals = {node.name: node for node in model.graph.node}
-    if len(originals) != len(model.graph.node):
+    positions = {node.name: position for position, node in enumerate(model.graph.node)}
+    if len(positions) != len(model.graph.node):
         raise ValueError("the nodes of the model have no unique names; normalise it first")
 
-    graph = gs.import_onnx(model)
-    builder = _Builder(graph, names(model), opset(model))
+    builder = _Builder(names(model), opset(model))
+    placed: dict[int, list[NodeProto]] = {}  # what stands where nodes of layers stood
     for layer in replaced:
-        builder.replace(layer, chains[layer.name])
-    graph.cleanup()
+        for place, written in builder.places(layer, chains[layer.name]):
+            if not positions.keys() >= set(place.nodes):
+                raise ValueError(f"the nodes of layer '{place.name}' are not in the model")
+            there = sorted(positions[name] for name in place.nodes)
+            placed |= {position: [] for position in there}
+            placed[there[-1]] = [OnnxExporter.export_node(node) for node in written]
 
-    nodes = [originals.get(node.name) or OnnxExporter.export_node(node) for node in graph.nodes]
+    nodes = [new for old, node in enumerate(model.graph.node) for new in placed.get(old, [node])]
+    outputs = [output.name for output in model.graph.output]
     added = [OnnxExporter.export_tensor_proto(tensor) for tensor in builder.constants]
     return rebuild(
         model,
-        nodes=nodes,
+        nodes=needed(nodes, outputs),
         initializers=[*model.graph.initializer, *added],
         inputs=model.graph.input,
         outputs=model.graph.output,
@@ -59,43 +64,30 @@ def rewrite(model: ModelProto, layers: Sequence[Layer], chains: Mapping[str, Cha
 
 
 class _Builder:
-    """Puts chains into a graph in place of layers.
+    """Makes the nodes of chains.
 
     Attributes:
         constants: The weights and biases added so far.
     """
 
-    def __init__(self, graph: gs.Graph, taken: set[str], opset: int) -> None:
+    def __init__(self, taken: set[str], opset: int) -> None:
         self.constants: list[gs.Constant] = []
-        self._graph = graph
-        self._tensors = graph.tensors()
         self._taken = taken
         self._opset = opset
 
-    def replace(self, layer: Layer, chain: Chain) -> None:
-        """Put ``chain`` where ``layer`` is computed and take the nodes of ``layer`` out."""
+    def places(self, layer: Layer, chain: Chain) -> list[tuple[Place, list[gs.Node]]]:
+        """Return the nodes that compute ``chain`` at every place of a layer."""
         first, *others = layer.places
         written = self._nodes(layer, chain)
-        for place in others:
-            self._put(place, self._copies(written, first, place))
-        self._put(first, written)
-
-    def _put(self, place: Place, written: Sequence[gs.Node]) -> None:
-        """Put nodes where the last node of a place is and take the nodes there out."""
-        nodes = self._graph.nodes
-        positions = [i for i, node in enumerate(nodes) if node.name in place.nodes]
-        if len(positions) != len(place.nodes):
-            raise ValueError(f"the nodes of layer '{place.name}' are not in the model")
-        for i in positions:
-            nodes[i].outputs.clear()
-        written[-1].outputs = [self._tensors[place.output]]
-        nodes[positions[-1] : positions[-1] + 1] = written
-        for i in reversed(positions[:-1]):
-            del nodes[i]
+        placed = [(place, self._copies(written, first, place)) for place in others]
+        placed.append((first, written))
+        for place, nodes in placed:
+            nodes[-1].outputs = [gs.Variable(place.output)]
+        return placed
 
     def _copies(self, written: Sequence[gs.Node], first: Place, place: Place) -> list[gs.Node]:
         """Return nodes that compute at ``place`` what ``written`` compute at the ``first`` one, with its constants."""
-        tensors = {first.input: self._tensors[place.input]}
+        tensors = {first.input: gs.Variable(place.input)}
         copies = []
         for node in written:
             name = unique(place.name + node.name.removeprefix(first.name), self._taken)
@@ -108,7 +100,7 @@ class _Builder:
     def _nodes(self, layer: Layer, chain: Chain) -> list[gs.Node]:
         """Return the nodes of ``chain``, wired to the layer's input."""
         nodes: list[gs.Node] = []
-        tensor = self._tensors[layer.input]
+        tensor: gs.Tensor = gs.Variable(layer.input)
         for step in chain.steps:
             name = unique(f"{layer.name}/lowrank/{step.name}", self._taken)
             bias = chain.bias if step is chain.steps[-1] else None

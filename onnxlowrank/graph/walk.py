@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -108,10 +109,10 @@ def rebuild(
     constants |= {sparse.values.name for sparse in model.graph.sparse_initializer}
 
     result = ModelProto()
-    result.CopyFrom(model)
     graph = result.graph
-    del graph.node[:], graph.initializer[:], graph.sparse_initializer[:], graph.value_info[:]
-    del graph.input[:], graph.output[:]
+    copy_fields(model, result, {"graph", "functions"})
+    body = {"node", "initializer", "sparse_initializer", "value_info", "input", "output"}
+    copy_fields(model.graph, graph, body)
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for tensor in initializers if tensor.name in used)
     dense = {tensor.name for tensor in initializers}
@@ -122,9 +123,21 @@ def rebuild(
     graph.input.extend(info for info in inputs if info.name in used or info.name not in constants)
     graph.output.extend(outputs)
     called = _called(model, nodes)
-    del result.functions[:]
     result.functions.extend(function for function in model.functions if _key(function.domain, function.name) in called)
     return result
+
+
+def copy_fields(source: Any, target: Any, left_out: Collection[str] = ()) -> None:
+    """Copy the fields of a message that are set to one where they are not, but for some: weights take time to copy."""
+    for field, value in source.ListFields():
+        if field.name in left_out:
+            continue
+        if isinstance(value, str | int | bytes):
+            setattr(target, field.name, value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            getattr(target, field.name).extend(value)
 
 
 def _called(model: ModelProto, nodes: Iterable[NodeProto]) -> set[tuple[str, str]]:
