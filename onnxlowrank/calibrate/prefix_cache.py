@@ -6,16 +6,18 @@ block of a residual network, not inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
+from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.cut import behind, narrowest
-from onnxlowrank.graph.probe import Probe, add_probes
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.probe import Probe, add_probes, expose, tensor_names
+from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.walk import with_outputs
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.progress import Advance
@@ -26,69 +28,79 @@ _MOST_BYTES = 2**30
 
 
 class PrefixCache:
-    """The deepest tensor so far that alone carries all that is computed later, kept for all inputs.
+    """A network and the deepest of its tensors so far that alone carries all that is computed later.
 
-    Where there is none, or it would take more than ``_MOST_BYTES``, networks run from an earlier one or their inputs.
+    That is kept for all inputs, and what is before it is forgotten. Where there is none, or it would take more than
+    ``_MOST_BYTES``, networks run from an earlier one or their inputs.
     """
 
-    def __init__(self, inputs: Inputs, seed: int) -> None:
+    def __init__(self, model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs, seed: int) -> None:
         """Begin at the inputs of the network.
 
         Args:
+            model: A normalised network.
+            layers: Its layers.
             inputs: Sample inputs.
             seed: Of the sampled positions.
         """
-        self._given, self._seed = inputs, seed
-        self._kept: _Kept | None = None
+        self._whole = self._left = model, inputs
+        self._layers, self._seed = layers, seed
 
     def sample(
-        self, model: onnx.ModelProto, probes: Sequence[Probe], settled: str, advance: Advance
+        self, chains: Mapping[str, Chain], probes: Sequence[Probe], settled: str, advance: Advance
     ) -> list[dict[str, Rows]]:
         """Return all that :func:`onnxlowrank.calibrate.capture.sample` yields, if it is finite.
 
         Args:
-            model: The network.
+            chains: What computes layers, by their names.
             probes: What to sample.
-            settled: Tensor that later networks compute as this one does, and so all tensors before it.
+            settled: Tensor of the network that is computed likewise from now on, and so are all tensors before it.
             advance: Told of every feed.
 
         Raises:
             NotFiniteError: If a tensor is not finite.
         """
-        probed, inputs = self.rest(add_probes(model, probes))
-        tensor = narrowest(model, [settled, *(output.name for output in model.graph.output)])
-        if tensor is None or (self._kept is not None and self._kept.tensor == tensor):
-            return list(run_probes(probed, inputs, self._seed, advance))
+        (left, inputs), (probed, those) = self._left, self.probed(chains, probes)
+        tensor = narrowest(left, [settled, *(output.name for output in left.graph.output)])
+        if tensor is None or those is not inputs:
+            return list(run_probes(probed, those, self._seed, advance))
         keeping, found = _Kept(tensor), []
-        for rows in run_probes(with_outputs(probed, [tensor]), inputs, self._seed, advance):
+        both = self._part(left, chains, {tensor, *(probe.tensor for probe in probes)})
+        for rows in run_probes(with_outputs(add_probes(both, probes), [tensor]), inputs, self._seed, advance):
             value = rows.pop(tensor)
             if value.nbytes * len(inputs) > _MOST_BYTES:
                 return list(run_probes(probed, inputs, self._seed, advance))
             keeping.add(value)
             found.append(rows)
-        if keeping.complete:
-            self._kept = keeping
+        rest = behind(left, keeping.description()) if keeping.complete else None
+        if rest is not None:
+            self._left = rest, keeping.inputs(self._whole[1])
         return found
 
-    def rest(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Inputs]:
-        """Return what is left to run of a network, and the inputs of that.
+    def probed(self, chains: Mapping[str, Chain], probes: Sequence[Probe]) -> tuple[onnx.ModelProto, Inputs]:
+        """Return what is left to run of the network to sample tensors of it, and the inputs of that."""
+        tensors = {probe.tensor for probe in probes}
+        model, inputs = self._left if tensors <= tensor_names(self._left[0]) else self._whole
+        return add_probes(self._part(model, chains, tensors), probes), inputs
 
-        Args:
-            model: The network, perhaps with probes; up to the tensors that were settled it is what it was.
-        """
-        if self._kept is not None:
-            left = behind(model, self._kept.description(), self._positions(model))
-            if left is not None:
-                return left, self._kept.inputs(self._given)
-        return model, self._given
+    def rest(self, chains: Mapping[str, Chain]) -> tuple[onnx.ModelProto, Inputs]:
+        """Return what is left to run of the network, to all its outputs, and the inputs of that."""
+        model, inputs = self._left
+        return self._written(model, chains), inputs
 
-    def _positions(self, model: onnx.ModelProto) -> set[str]:
-        """Return the input of a model with probes that is not fed: that of the sampled positions."""
-        return {value.name for value in model.graph.input} - self._fed
+    def _part(self, model: onnx.ModelProto, chains: Mapping[str, Chain], tensors: Collection[str]) -> onnx.ModelProto:
+        """Return what computes ``tensors`` of a part of the network."""
+        return self._written(expose(model, sorted(tensors)), chains)
 
-    @cached_property
-    def _fed(self) -> frozenset[str]:
-        return frozenset(self._given[0])
+    def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        """Return a part of the network with chains at those places of layers that it has."""
+        nodes = {node.name for node in model.graph.node}
+        there = []
+        for layer in self._layers:
+            places = [place for place in layer.places if nodes.issuperset(place.nodes)]
+            if layer.name in chains and places:
+                there.append(layer.at(places))
+        return rewrite(model, there, {layer.name: chains[layer.name] for layer in there})
 
 
 class _Kept:

@@ -16,7 +16,6 @@ from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import Probe, unused_ending
-from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
@@ -72,7 +71,8 @@ class Fitter:
         for _ in in_parallel(lambda candidate: self._drafts.of(known[candidate.layer], candidate), new):
             advance(1)
         chains: dict[str, Chain] = {}
-        prefix_cache = PrefixCache(self._calibration.inputs, self._calibration.seed)
+        about = self._calibration
+        prefix_cache = PrefixCache(about.model, about.layers, about.inputs, about.seed)
         for candidate in chosen:
             if candidate not in self._fitted:
                 self._fitted[candidate] = self._fit(known[candidate.layer], candidate, chains, prefix_cache, advance)
@@ -111,9 +111,8 @@ class Fitter:
             probes.append(feature_probe(f"features{number}{ending}", draft.features, layer, place))
             if place.shortcut is not None:
                 probes.append(place_probe(f"shortcut{number}{ending}", place.shortcut, layer))
-        prefix = rewrite(about.model, about.layers, before) if self._asymmetric else about.model
         try:
-            rows = prefix_cache.sample(prefix, probes, layer.input, advance)
+            rows = prefix_cache.sample(before if self._asymmetric else {}, probes, layer.input, advance)
         except NotFiniteError:
             return None
         samples = _samples(layer, rows, about.preactivations.read(layer.name), ending)

@@ -124,7 +124,7 @@ class NodeWriter:
         if output is None and key in self._written:
             return self._written[key]
         name = unique(f"{self._prefix}/{op}", self._taken)
-        written = output or f"{name}:0"
+        written = output or unique(f"{name}:0", self._taken)
         self.nodes.append(helper.make_node(op, list(inputs), [written], name=name, **attributes))
         self._written[key] = written
         return written

@@ -71,7 +71,7 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
             f"The model uses opset {opset(model)}, calibration needs 9 or newer; "
             "convert it with onnx.version_converter or export it again."
         )
-    tensors, taken = _tensors(model), names(model)
+    tensors, taken = tensor_names(model), names(model)
     for probe in probes:
         if probe.tensor not in tensors:
             raise ValueError(f"probe '{probe.name}' samples '{probe.tensor}', which is not in the model")
@@ -130,7 +130,7 @@ def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     Raises:
         ValueError: A tensor is not in the model.
     """
-    missing = sorted(set(tensors) - _tensors(model))
+    missing = sorted(set(tensors) - tensor_names(model))
     if missing:
         raise ValueError(f"no such tensors in the model: {missing}")
     graph = model.graph
@@ -144,7 +144,7 @@ def expose(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     )
 
 
-def _tensors(model: ModelProto) -> set[str]:
+def tensor_names(model: ModelProto) -> set[str]:
     """Return the names of the tensors of ``model``, without those inside subgraphs."""
     graph = model.graph
     return {item.name for item in [*graph.input, *graph.initializer]} | {

@@ -25,8 +25,7 @@ from onnxlowrank.evaluate.objective import Objective
 from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.judged import depends_on
 from onnxlowrank.graph.layer import Geometry, Layer
-from onnxlowrank.graph.probe import Probe, add_probes, unused_ending, with_only_outputs
-from onnxlowrank.graph.rewrite import rewrite
+from onnxlowrank.graph.probe import Probe, unused_ending, with_only_outputs
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
@@ -71,7 +70,7 @@ class LayerSensitivity:
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
         self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
-        self._depth, self._prefix_cache = 0, PrefixCache(inputs, _SEED)
+        self._depth, self._prefix_cache = 0, self._from_the_inputs()
 
     def losses(self, layer: Layer, chains: Sequence[Chain]) -> list[tuple[float, float]]:
         """Return for every chain what is lost where it computes the layer.
@@ -81,10 +80,10 @@ class LayerSensitivity:
         from the layer before, not from its inputs.
         """
         if self._depths[layer.name] < self._depth:
-            self._prefix_cache = PrefixCache(self._inputs, _SEED)
+            self._prefix_cache = self._from_the_inputs()
         self._depth = self._depths[layer.name]
         probes = self._probes([layer, *self._next[layer.name]])
-        true = self._joined(self._prefix_cache.sample(self._model, probes, layer.input, lambda amount: None))
+        true = self._joined(self._prefix_cache.sample({}, probes, layer.input, lambda amount: None))
         return [self._loss(layer, chain, true) for chain in chains]
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
@@ -97,17 +96,15 @@ class LayerSensitivity:
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
         if self._judging.isdisjoint(place.output for place in layer.places):
             return float(lost), float(lost)
-        return float(lost), self._objective.loss(_run(*self._with(chains)))
+        return float(lost), self._objective.loss(_run(*self._prefix_cache.rest(chains)))
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
-        probed, inputs = self._with(chains, self._probes(layers))
+        probed, inputs = self._prefix_cache.probed(chains, self._probes(layers))
         return self._joined(list(run_probes(probed, inputs, _SEED, lambda amount: None)))
 
-    def _with(self, chains: Mapping[str, Chain], probes: Sequence[Probe] = ()) -> tuple[onnx.ModelProto, Inputs]:
-        """Return what is left to run of the network with these chains."""
-        changed = rewrite(self._model, self._layers, chains)
-        return self._prefix_cache.rest(add_probes(changed, probes) if probes else changed)
+    def _from_the_inputs(self) -> PrefixCache:
+        return PrefixCache(self._model, self._layers, self._inputs, _SEED)
 
     def _probes(self, layers: Sequence[Layer]) -> list[Probe]:
         return [

@@ -47,9 +47,10 @@ def test_the_same_is_sampled_whatever_tensors_are_called(names):
         inputs = Inputs(lambda index, given=given: {given: values[index]}, 3, 1, "rows")
         model = network(given, middle, out)
         ending = unused_ending(model, "::onnxlowrank")
-        cache, probes = PrefixCache(inputs, 5), [Probe(f"0{ending}", middle, False), Probe(f"1{ending}", out, False)]
-        cache.sample(model, probes[:1], middle, lambda amount: None)
-        again = cache.sample(model, probes[1:], out, lambda amount: None)
+        cache = PrefixCache(model, [], inputs, 5)
+        probes = [Probe(f"0{ending}", middle, False), Probe(f"1{ending}", out, False)]
+        cache.sample({}, probes[:1], middle, lambda amount: None)
+        again = cache.sample({}, probes[1:], out, lambda amount: None)
         rows = list(sample(model, probes, inputs, 5, lambda amount: None))
         for one, other in zip(rows, again, strict=True):
             np.testing.assert_allclose(one[f"1{ending}"], other[f"1{ending}"], rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """Sampling layer after layer gives what sampling the whole network gives, and runs less of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.models import normal, parse
@@ -7,7 +9,9 @@ from helpers.models import normal, parse
 from onnxlowrank.calibrate import prefix_cache as frontier
 from onnxlowrank.calibrate.capture import sample
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
+from onnxlowrank.graph.chain import as_chain
 from onnxlowrank.graph.cut import behind, narrowest
+from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.probe import Probe, expose
 from onnxlowrank.inputs.feeds import Inputs
 
@@ -87,7 +91,7 @@ def test_what_needs_other_inputs_cannot_be_cut():
 )
 def test_equal_rows(body, shapes):
     model, inputs = parse(body, **WEIGHTS), inputs_of(shapes)
-    walking = PrefixCache(inputs, seed=3)
+    walking = PrefixCache(model, [], inputs, seed=3)
     for settled, tensors in (
         ("x", ["x"]),
         ("x", ["a"]),
@@ -97,7 +101,7 @@ def test_equal_rows(body, shapes):
         ("r", ["a"]),
     ):
         probes = [Probe(f"p_{name}", name, False) for name in tensors]
-        found = walking.sample(model, probes, settled, no_progress)
+        found = walking.sample({}, probes, settled, no_progress)
         for one, other in zip(found, sample(model, probes, inputs, 3, no_progress), strict=True):
             assert set(one) == set(other)
             for name in one:
@@ -114,20 +118,38 @@ def test_what_was_run_is_not_run_again(monkeypatch):
 
     run = frontier.run_probes
     monkeypatch.setattr(frontier, "run_probes", counting)
-    walking = PrefixCache(inputs, seed=3)
+    walking = PrefixCache(model, [], inputs, seed=3)
     for settled, tensor in (("x", "a"), ("b", "c"), ("r", "d")):
-        walking.sample(model, [Probe("p", tensor, False)], settled, no_progress)
+        walking.sample({}, [Probe("p", tensor, False)], settled, no_progress)
     assert ran == [1, 2, 2]  # the dense layer that is sampled is run, and run again as what became of it
 
 
 def test_what_is_not_settled_is_run_as_it_is_then():
-    inputs, probes = inputs_of([(1, 4, 6, 5)] * 3), [Probe("p", "c", False)]
-    walking = PrefixCache(inputs, seed=3)
-    walking.sample(parse(CHAIN, **WEIGHTS), probes, "b", no_progress)
-    changed = parse(CHAIN, **{**WEIGHTS, "v": WEIGHTS["w"]})
-    found = walking.sample(changed, [Probe("p", "d", False)], "r", no_progress)
-    for one, other in zip(found, sample(changed, [Probe("p", "d", False)], inputs, 3, no_progress), strict=True):
+    model, inputs, probes = parse(CHAIN, **WEIGHTS), inputs_of([(1, 4, 6, 5)] * 3), [Probe("p", "d", False)]
+    layers = find_layers(model)
+    chains = {layer.name: as_chain(replace(layer, weight=WEIGHTS["w"])) for layer in layers[:2]}
+    first, second = (layer.name for layer in layers[:2])
+    walking = PrefixCache(model, layers, inputs, seed=3)
+    walking.sample({first: chains[first]}, [Probe("p", "c", False)], "b", no_progress)
+    found = walking.sample({second: chains[second]}, probes, "r", no_progress)
+    changed = parse(CHAIN, **{**WEIGHTS, "u": WEIGHTS["w"], "v": WEIGHTS["w"]})
+    for one, other in zip(found, sample(changed, probes, inputs, 3, no_progress), strict=True):
         np.testing.assert_allclose(one["p"], other["p"], rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_layer_of_two_places_one_may_be_settled():
+    body = """g (float[N, 4, H, W] x) => (float[N, 4, H, W] c) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, u) b = Relu (a) c = Conv <pads = [1, 1, 1, 1]> (b, u) }"""
+    model, inputs, probes = parse(body, u=WEIGHTS["u"]), inputs_of([(1, 4, 6, 5)] * 3), [Probe("p", "c", False)]
+    (layer,) = find_layers(model)
+    assert len(layer.places) == 2
+    chains = {layer.name: as_chain(replace(layer, weight=WEIGHTS["w"]))}
+    walking = PrefixCache(model, [layer], inputs, seed=3)
+    changed = parse(body, u=WEIGHTS["w"])
+    for _ in range(2):
+        found = walking.sample(chains, probes, "b", no_progress)
+        for one, other in zip(found, sample(changed, probes, inputs, 3, no_progress), strict=True):
+            np.testing.assert_allclose(one["p"], other["p"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("reason", ["too large", "no room"])
@@ -140,10 +162,10 @@ def test_without_room_networks_run_from_their_inputs(monkeypatch, reason):
     else:
         monkeypatch.setattr(np, "save", full)
     model, inputs = parse(CHAIN, **WEIGHTS), inputs_of([(1, 4, 6, 5)] * 3)
-    walking = PrefixCache(inputs, seed=3)
+    walking = PrefixCache(model, [], inputs, seed=3)
     for settled, tensor in (("b", "c"), ("r", "d")):
         probes = [Probe("p", tensor, False)]
-        found = walking.sample(model, probes, settled, no_progress)
+        found = walking.sample({}, probes, settled, no_progress)
         expected = list(sample(model, probes, inputs, 3, no_progress))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one["p"], other["p"])
