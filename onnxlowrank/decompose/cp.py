@@ -20,7 +20,13 @@ from onnxlowrank.decompose.tucker import two_svds
 __all__ = ["Terms", "cp_energy", "cp_terms"]
 
 _SMALL = 1200
-"""Most unknowns for random starts and for Levenberg-Marquardt, whose normal equations are dense."""
+"""Most unknowns for random starts."""
+
+_FEWEST = 400
+"""Most unknowns for Levenberg-Marquardt, whose normal equations are dense."""
+
+_LONGER = 3
+"""Times as many sweeps take the best of the starts further."""
 
 _RANDOM_STARTS = 4
 
@@ -59,7 +65,9 @@ def cp_terms(
     starts = _starts(exact, rank) if start is None else [start]
     found = [joint_als(exact, begin, sweeps, tolerance) for begin in starts]
     best = min(found, key=lambda terms: terms.squared_error(exact))
-    return _polished(exact, best, sweeps, tolerance) if rank * sum(exact.shape) <= _SMALL else best
+    if len(found) > 1:
+        best = joint_als(exact, best, _LONGER * sweeps, tolerance)
+    return _polished(exact, best, sweeps, tolerance) if rank * sum(exact.shape) <= _FEWEST else best
 
 
 def _starts(kernel: Float64Array, rank: int) -> list[Terms]:
