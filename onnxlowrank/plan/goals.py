@@ -142,4 +142,4 @@ def _counted_tradeoff(builder: NetworkBuilder, kind: str) -> Tradeoff:
 def _timed_tradeoff(builder: NetworkBuilder, latency_model: LatencyModel) -> Tradeoff:
     """Return what a selection by time chose from."""
     about = latency_model.whole, latency_model.rest, builder.losses, builder.select
-    return Tradeoff(latency_model.choices, *about, latency_model.no_faster)
+    return Tradeoff(latency_model.choices, *about)

@@ -14,7 +14,7 @@ to what the first plan that was measured as a whole says of them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,6 @@ class LatencyModel:
         self._losses = losses
         self._tables = {name: _CandidateTable(items, losses) for name, items in candidates.items()}
         self._chains = 1.0
-        self._corrections: dict[str, float] = defaultdict(lambda: 1.0)
         self._timed: dict[tuple[Hashable, str], dict[Setting, _Timed]] = defaultdict(dict)
         alone = {layer.name: timer.milliseconds(layer, None).ms for layer in network.layers if layer.name not in inside}
         self._told = inside.keys()
@@ -118,8 +117,7 @@ class LatencyModel:
             found = self._network.lowering.choose_together(self._layers, outlines, self._network.chain_times)
             for one in told:
                 if one.layer in found:
-                    scale = self._scales[one.layer] * self._corrections.get(one.layer, 1.0)
-                    self._take(one, found[one.layer] / scale)
+                    self._take(one, found[one.layer] / self._scales[one.layer])
         for one in new:
             if one.setting not in self._times(one):  # by now a layer of the same kind may have been timed
                 self._take(one, self._alone(one))
@@ -150,18 +148,9 @@ class LatencyModel:
         if chains and milliseconds > others:
             self._chains *= (milliseconds - others) / chains
 
-    def correct(self, candidate: Candidate, milliseconds: float) -> None:
-        """Take in what a timed candidate costs in truth: the chains of its layer are as much slower or faster."""
-        self._corrections[candidate.layer] *= milliseconds / self.of(candidate)
-
-    @property
-    def no_faster(self) -> Collection[str]:
-        """The layers whose chains were corrected, as inside the network they were no faster than their layers."""
-        return self._corrections.keys()
-
     def _scale(self, layer: str, method: str) -> float:
         dense = self._scales[layer]
-        return dense if method == KEEP else dense * self._chains * self._corrections.get(layer, 1.0)
+        return dense if method == KEEP else dense * self._chains
 
     def _times(self, candidate: Candidate) -> dict[Setting, _Timed]:
         return self._timed[self._kinds[candidate.layer], candidate.method]

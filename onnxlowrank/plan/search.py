@@ -13,16 +13,14 @@ from dataclasses import dataclass
 
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import median_speedup
-from onnxlowrank.passes.base import KEEP, Candidate, Plan
+from onnxlowrank.passes.base import Candidate, Plan
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Item, Select
-from onnxlowrank.progress import Advance, Progress
+from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
-CORRECTIONS = 3
-"""How often the search begins anew since chains turned out slower than their dense layers."""
 ROUNDS = 7
 """How many outlines are measured."""
 PLANS = 20
@@ -35,6 +33,8 @@ SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
 SHORT_S, LONG_S = 0.5, 4.0
 """How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
+ENOUGH = 0.005
+"""Or until the speed-up is known with this standard error, as a share."""
 SURPRISE = 1.1
 """That is one which differs from what was predicted by more than this factor."""
 
@@ -61,9 +61,7 @@ def search_plan(
 ) -> PlannedNetwork:
     """Return the most accurate plan found whose outline is ``speedup`` times faster than the original network.
 
-    Where chains turn out no faster than their dense layers inside the outline, chains there get dearer, and the search
-    begins anew; should there still be some in the end, their layers are kept. Single layers are told apart by the
-    profiler only, so should this lead away from the speed-up, the stopwatch has the last word.
+    By false position: a measured time is linear in the predicted one between two measurements.
 
     Args:
         network: What is to be planned.
@@ -75,31 +73,7 @@ def search_plan(
     Returns:
         The plan; where none is faster than the original network, the one that keeps every layer.
     """
-    planned: list[PlannedNetwork] = []
-    for _ in range(1 + CORRECTIONS):
-        planned.append(_search(network, latency_model, select, speedup, progress.stage("plan", ROUNDS)))
-        no_faster = _no_faster_inside(network, latency_model, planned[-1])
-        if not no_faster:
-            break
-        for candidate, milliseconds in no_faster.items():
-            _LOG.info("%s: %s %s does not pay", candidate.layer, candidate.method, candidate.setting)
-            latency_model.correct(candidate, milliseconds)
-    else:
-        choices = latency_model.choices()
-        plan = {**planned[-1].plan, **{one.layer: _dense(choices[one.layer]) for one in no_faster}}
-        measured = _outline_speedup(network, plan, LONG_S)
-        planned.append(
-            PlannedNetwork(
-                plan, measured, latency_model.whole / latency_model.total(plan), measured >= speedup * MARGIN
-            )
-        )
-    return planned[-1] if planned[-1].reached else max(planned, key=_rank_of)
-
-
-def _search(
-    network: Network, latency_model: LatencyModel, select: Select, speedup: float, advance: Advance
-) -> PlannedNetwork:
-    """Find the plan by false position: a measured time is linear in the predicted one between two measurements."""
+    advance = progress.stage("plan", ROUNDS)
     wanted = 1 / (speedup * MARGIN)
     slow = (1.0, 1.0)  # predicted and measured share of the original's time, of the fastest plan that is too slow
     fast: tuple[float, float] | None = None  # of the slowest plan that is fast enough
@@ -155,7 +129,7 @@ def _time_outline(network: Network, plan: Plan, predicted: float, best: PlannedN
 def _outline_speedup(network: Network, plan: Plan, seconds: float) -> float:
     """Return the speed-up of a plan's outline."""
     both = network.original, network.outline(plan)
-    return median_speedup(*measure_in_sessions(both, network.feeds, network.target, seconds))
+    return median_speedup(*measure_in_sessions(both, network.feeds, network.target, seconds, enough=ENOUGH))
 
 
 def converge(latency_model: LatencyModel, select: Select, budget: float) -> Plan:
@@ -169,23 +143,6 @@ def converge(latency_model: LatencyModel, select: Select, budget: float) -> Plan
         if not latency_model.learn(plan):
             return plan
     return select(latency_model.choices(timed=True), budget)
-
-
-def _no_faster_inside(network: Network, latency_model: LatencyModel, planned: PlannedNetwork) -> dict[Candidate, float]:
-    """Return the candidates of a plan that do not pay, and the milliseconds that show it.
-
-    Inside the outline they are no faster than their dense layers, by more than noise. What was set by hand, and has no
-    "keep" beside it, is left out.
-    """
-    free = {
-        name for name, items in latency_model.choices().items() if any(one.candidate.method == KEEP for one in items)
-    }
-    rewritten = [one for one in planned.plan.values() if one.method != KEEP and one.layer in free]
-    if not rewritten:
-        return {}
-    dense, inside = network.layer_times(network.model, network.outline(planned.plan))
-    no_faster = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
-    return {one: latency_model.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in no_faster}
 
 
 def _rank_of(planned: PlannedNetwork) -> tuple[bool, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from onnxlowrank.passes.base import KEEP, Plan
@@ -22,7 +22,6 @@ class Tradeoff:
         fixed: What of it belongs to no layer.
         losses: What candidates take from the network.
         select: Makes plans.
-        no_faster: Layers whose chains were given up since the stopwatch showed them to be no faster.
     """
 
     offer: Callable[[], Choices]
@@ -30,7 +29,6 @@ class Tradeoff:
     fixed: float
     losses: Losses
     select: Select
-    no_faster: Collection[str] = field(default_factory=frozenset)
 
     @cached_property
     def choices(self) -> Choices:
@@ -39,8 +37,6 @@ class Tradeoff:
 
     def kept_because(self, layer: str) -> str:
         """Return why the selection kept a layer that had settings to choose from."""
-        if layer in self.no_faster:
-            return "its chains were measured to be no faster"
         if not any(item.candidate.method != KEEP for item in self.choices[layer]):
             return "none of its chains is faster, as far as they were measured"
         return "no setting saves enough for its loss"

@@ -1,6 +1,5 @@
 """Prices with a timer that is a function of the chain in place of the stopwatch."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,20 +128,6 @@ def test_calibration_makes_the_plan_right_and_leaves_layers_that_are_kept():
     assert latency_model.total(plan) == pytest.approx(wanted)
     assert latency_model.of(plan["b"]) == kept
     assert latency_model.total({one.name: keep(one) for one in layers}) == pytest.approx(latency_model.whole)
-
-
-def test_a_correction_is_for_all_chains_of_a_layer():
-    layers = [layer("a"), layer("b")]
-    latency_model, candidates = make(layers, Timer())
-    first, second, other, keeping = (candidates["a"][i] for i in (1, 2, 3, 0))
-    plans = [{"a": one, "b": replace(one, layer="b")} for one in (first, second, other, keeping)]
-    before = [(latency_model.learn(plan), latency_model.of(plan["a"]), latency_model.of(plan["b"])) for plan in plans]
-    latency_model.correct(first, 3 * latency_model.of(first))
-    after = [(latency_model.of(plan["a"]), latency_model.of(plan["b"])) for plan in plans]
-    factors = [(a / old_a, b / old_b) for (_, old_a, old_b), (a, b) in zip(before, after, strict=True)]
-    assert factors == [pytest.approx((factor, 1)) for factor in (3, 3, 3, 1)]
-    items = {item.candidate: item.cost for item in latency_model.choices(timed=True)["a"]}
-    assert all(cost == pytest.approx(latency_model.of(one)) for one, cost in items.items())
 
 
 @given(st.lists(st.integers(1, 30).map(lambda i: 8 * i), min_size=1, max_size=5, unique=True), st.floats(0.1, 10))
