@@ -12,7 +12,7 @@ from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import enough, fewer_note, hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
-from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.destinations import OUTPUT, check_destinations
@@ -182,7 +182,7 @@ def optimize_each(
     with RowStore() as store, one_blas_thread():
         metric = metric_of(options.kernel_metric, normalised, layers, applicable, inputs, progress)
         calibration = Calibration(
-            with_seeds(normalised, options.seed),
+            with_seeds(with_fixed_sizes(normalised, stacked), options.seed),
             layers,
             applicable,
             stacked,

@@ -31,6 +31,35 @@ def with_shapes(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs)
     return [replace(layer.at([shaped(place) for place in layer.places]), samples=samples) for layer in layers]
 
 
+def with_fixed_sizes(model: onnx.ModelProto, inputs: Inputs) -> onnx.ModelProto:
+    """Return a model whose inputs declare the sizes that they have in all these feeds.
+
+    The first axis stays as it is: the last feed may have fewer samples. What is computed is the same; probes are
+    simpler where sizes are known.
+    """
+    first = inputs[0]
+    open_axes = [
+        (value.name, axis)
+        for value in model.graph.input
+        for axis, size in enumerate(value.type.tensor_type.shape.dim)
+        if axis and not size.dim_value and value.name in first
+    ]
+    found: dict[tuple[str, int], set[int]] = {key: set() for key in open_axes}
+    for feeds in inputs if open_axes else ():
+        for name, axis in open_axes:
+            found[name, axis].add(feeds[name].shape[axis])
+    sizes = {key: min(seen) for key, seen in found.items() if len(seen) == 1 and min(seen) > 0}
+    if not sizes:
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in fixed.graph.input:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if (value.name, axis) in sizes:
+                size.dim_value = sizes[value.name, axis]
+    return fixed
+
+
 def tensor_values(model: onnx.ModelProto, names: Collection[str], feeds: Feeds) -> dict[str, Any]:
     """Return the values that tensors have when a network is run, by their names.
 

@@ -14,7 +14,7 @@ import onnx
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
-from onnxlowrank.calibrate.shapes import with_shapes
+from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.fit.drafts import Drafts
@@ -165,7 +165,8 @@ def analyze(
     applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)
     with RowStore() as store, one_blas_thread():
         stacked = stacked_inputs(original, inputs)
-        about = Calibration(normalised, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
+        model = with_fixed_sizes(normalised, stacked)
+        about = Calibration(model, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
         drafts = Drafts(applicable, collect_statistics(about, progress))
         advance = progress.stage("candidates", len(layers))
         candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
