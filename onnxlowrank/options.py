@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxlowrank.calibrate.kernel_metrics import METRICS
-from onnxlowrank.errors import OptionError
+from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric
+from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.sessions import Target
@@ -36,6 +37,8 @@ class Options:
         provider: ``cpu`` or ``cuda``, perhaps with onnxruntime's options, as ``cuda:prefer_nhwc=1:use_tf32=0``: where
             latency is measured.
         threads: Number of threads latency is measured with.
+        precision: ``float32``, or ``int8`` for a network that is quantised (QDQ: uint8 activations, int8 weights) and
+            planned as such; ranges are those of ``calibration``.
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
@@ -59,6 +62,7 @@ class Options:
     outputs: Mapping[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     threads: int = 1
+    precision: str = FLOAT32
     passes: Sequence[str] | None = None
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -80,6 +84,7 @@ class Options:
 
         Raises:
             OptionError: If an option makes no sense.
+            MissingInputsError: If there are no inputs where the precision needs some.
             ProviderError: If this machine cannot run the provider.
         """
         if self.selection not in SELECTIONS:
@@ -89,4 +94,13 @@ class Options:
         load_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
+        if self.precision == INT8 and self.target.kind != "cpu":
+            raise OptionError(f"--precision int8 is for --provider cpu, not for {self.provider}")
+        if self.precision == INT8 and self.calibration is None:
+            raise MissingInputsError(
+                "--precision int8 takes the ranges of activations from sample inputs, and none are given; "
+                "name some with --calibration"
+            )
         self.target.check()

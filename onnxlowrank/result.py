@@ -12,17 +12,18 @@ import onnx
 
 from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
+from onnxlowrank.goal import CONV_MACS, FLOAT32, INT8, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.passes.base import KEEP, ApplicablePasses, Setting
+from onnxlowrank.passes.base import KEEP, Setting
 from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.counted import layer_macs, macs_speedup
 from onnxlowrank.plan.network import Network
+from onnxlowrank.quantize.qdq import precision_of
 
-SCHEMA = 4
+SCHEMA = 5
 NOT_FINITE = "it computes or reads what is not finite"
 
 
@@ -40,6 +41,8 @@ class LayerReport:
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
         places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
+        precision: ``float32`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
+        float32_because: Why it stayed in float32 in an int8 network; empty elsewhere.
     """
 
     name: str
@@ -52,6 +55,8 @@ class LayerReport:
     kept_because: str = ""
     milliseconds: tuple[float, float] | None = None
     places: int = 1
+    precision: str = FLOAT32
+    float32_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,21 @@ class ModelReport:
 
 
 @dataclass(frozen=True, eq=False)
+class Int8Alone:
+    """The network that is int8 and nothing else, with all its layers kept: what to compare with.
+
+    Attributes:
+        latency_speedup: Time of the original / its time.
+        file_bytes: Size of its file.
+        agreement: How far its outputs differ, on the inputs that the network is compared on.
+    """
+
+    latency_speedup: float
+    file_bytes: int
+    agreement: Agreement
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """The optimised network and its report.
 
@@ -91,6 +111,8 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
+        precision: What was asked for: ``float32`` or ``int8``.
+        int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
     """
 
@@ -107,6 +129,8 @@ class Result:
     threads: int
     seconds: float
     notes: tuple[str, ...] = ()
+    precision: str = FLOAT32
+    int8_alone: Int8Alone | None = None
     first_filters: tuple[FloatArray, FloatArray] | None = None
 
     @property
@@ -140,6 +164,8 @@ class Result:
         report["goal"] = {**asdict(self.goal), "achieved": self.achieved, "reached": self.reached}
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)
+        if self.int8_alone is not None:
+            report["int8_alone"] = _figures_of(self.int8_alone)
         for side in ("before", "after"):
             part: ModelReport = report[side]
             low, high = part.latency.spread
@@ -161,6 +187,7 @@ def result_of(
     agreement: Agreement,
     notes: tuple[str, ...],
     start: float,
+    alone: Int8Alone | None = None,
 ) -> Result:
     """Return all there is to say about a fitted network.
 
@@ -172,13 +199,12 @@ def result_of(
         agreement: How far its outputs differ.
         notes: What the user should know.
         start: When the work began, by ``time.perf_counter``.
+        alone: What int8 alone gives, where that is the precision.
     """
     layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
     times = {name: (before[name], after[name]) for name in before}
     order = {node.name: position for position, node in enumerate(network.model.graph.node)}
-    reports = [
-        (order[layer.nodes[0]], _report_layer(layer, fitted, network.applicable, reasons, times)) for layer in layers
-    ]
+    reports = [(order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times)) for layer in layers]
     reports += [(order[one.place], _report_kept(one)) for one in network.kept]
     return Result(
         model=fitted.model,
@@ -194,6 +220,8 @@ def result_of(
         threads=network.target.threads,
         seconds=time.perf_counter() - start,
         notes=notes,
+        precision=FLOAT32 if network.int8 is None else INT8,
+        int8_alone=alone,
         first_filters=_first_filters(layers[0], fitted),
     )
 
@@ -201,7 +229,7 @@ def result_of(
 def _report_layer(
     layer: Layer,
     fitted: FittedNetwork,
-    applicable: ApplicablePasses,
+    network: Network,
     reasons: Mapping[str, str],
     milliseconds: Mapping[str, tuple[float, float]],
 ) -> LayerReport:
@@ -214,13 +242,15 @@ def _report_layer(
         name=layer.name,
         method=candidate.method,
         setting=candidate.setting,
-        rank_names=() if kept else applicable[layer.name][candidate.method].rank_names,
+        rank_names=() if kept else network.applicable[layer.name][candidate.method].rank_names,
         energy=candidate.energy,
         macs=(layer.macs, layer_macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
         kept_because=kept_because,
         milliseconds=milliseconds.get(layer.name),
         places=len(layer.places),
+        precision=precision_of(fitted.model, layer),
+        float32_because="" if network.int8 is None else network.int8.reasons.get(layer.name, ""),
     )
 
 
@@ -255,6 +285,19 @@ def _report_model(
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:
     return layer.parameters if chain is None else chain.parameters
+
+
+def _figures_of(alone: Int8Alone) -> dict[str, Any]:
+    """Return what a report says of int8 alone."""
+    agreement = alone.agreement
+    return {
+        "latency_speedup": alone.latency_speedup,
+        "file_bytes": alone.file_bytes,
+        "relative_error": agreement.relative_error,
+        "top1_agreement": agreement.top1_agreement,
+        "accuracy": agreement.accuracy,
+        "drop": agreement.drop,
+    }
 
 
 def json_ready(value: Any) -> Any:

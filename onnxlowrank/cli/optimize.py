@@ -76,6 +76,13 @@ def optimize(
     images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32; int8: also quantised (QDQ), with ranges of --calibration, and planned as such: every goal "
+            "is then met by the int8 network."
+        ),
+    ] = "float32",
     passes: Passes = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
@@ -132,6 +139,7 @@ def optimize(
             preprocess=how,
             provider=provider,
             threads=threads,
+            precision=precision,
             passes=None if passes is None else names(passes),
             only=only or (),
             exclude=exclude or (),

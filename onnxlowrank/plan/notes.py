@@ -8,7 +8,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import Plan
-from onnxlowrank.plan.builder import FittedNetwork
+from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork
 from onnxlowrank.plan.counted import macs_speedup
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.tradeoff import Tradeoff
@@ -62,7 +62,7 @@ def warnings_of(
         warnings.append(
             f"there are more multiply-accumulates than are reported, not all could be counted of {'; '.join(uncounted)}"
         )
-    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value:
+    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value and fitted.reason != INT8_IS_ENOUGH:
         warnings.append(
             f"{fitted.speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come "
             "closer, or no plan lies between; a new run on an idle machine may find one"

@@ -183,7 +183,7 @@ def _no_faster_inside(network: Network, latency_model: LatencyModel, planned: Pl
     rewritten = [one for one in planned.plan.values() if one.method != KEEP and one.layer in free]
     if not rewritten:
         return {}
-    dense, inside = network.layer_times(network.model, network.outline(planned.plan))
+    dense, inside = network.layer_times(network.dense, network.outline(planned.plan))
     no_faster = [one for one in rewritten if 0 < dense.get(one.layer, 0.0) < MARGIN * inside.get(one.layer, 0.0)]
     return {one: latency_model.dense[one.layer] * MARGIN * inside[one.layer] / dense[one.layer] for one in no_faster}
 

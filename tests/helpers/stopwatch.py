@@ -24,7 +24,7 @@ class CountingTimer:
 
     timed = noisy = 0
 
-    def __init__(self, target, cache):
+    def __init__(self, target, cache, prepare=None, subject=None):
         pass
 
     def milliseconds(self, layer, chain):

@@ -92,7 +92,7 @@ class LatencyModel:
 class Network:
     """A network whose outline is its plan; in the layers ``slow`` chains take ten times as long as they cost."""
 
-    original, model, feeds, target = "original", "original", {}, None
+    original, dense, feeds, target = "original", "original", {}, None
 
     def __init__(self, latency_model, slow=()):
         self.latency_model, self.slow = latency_model, slow
@@ -101,7 +101,7 @@ class Network:
         return plan
 
     def layer_times(self, model, plan):
-        assert model == self.model
+        assert model == self.dense
         return [self.latency_model.dense, {name: 10 * plan[name].macs for name in self.slow}]
 
 
