@@ -137,7 +137,7 @@ def _refuse_low_precision(model: ModelProto, label: str) -> None:
         if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
             raise UnsupportedModelError(
                 f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
-                "decompose the float32 network first and quantise the result."
+                "give the float32 network and quantise it with --precision int8."
             )
     half = {name for graph in [model.graph, *(g for node in nodes for g in subgraphs(node))] for name in _half(graph)}
     half |= {node.output[0] for node in nodes if _is_half_constant(node)}

@@ -22,7 +22,7 @@ from onnxlowrank.progress import Advance, Progress
 from onnxlowrank.quantize.bias import with_corrected_biases
 from onnxlowrank.quantize.equalise import equalised
 from onnxlowrank.quantize.observe import observe
-from onnxlowrank.quantize.qdq import OPSET, activations_of, quantisable, quantise
+from onnxlowrank.quantize.qdq import OPSET, activations_of, chain_owner, quantisable, quantise
 from onnxlowrank.quantize.ranges import Range, Ranging, least_squares
 
 _OBSERVED = 128
@@ -68,7 +68,7 @@ class Int8:
             )
         new = dict.fromkeys(activations_of(model, quantisable(model)), _MADE_UP)
         exposed = [name for name in self.exposed if name in names(model)]
-        return quantise(model, new | dict(self.ranges), exposed=exposed)
+        return quantise(model, new | dict(self.ranges), self._float32(model), exposed)
 
     def network(
         self,
@@ -90,7 +90,7 @@ class Int8:
             chains = equalised(self.model, self.layers, chains, few, lambda amount: advance(each * amount))
         model = write(chains)
         ranges = observed_ranges(model, self.inputs, self.ranging, advance)
-        quantised = quantise(model, ranges, exposed=self.exposed)
+        quantised = quantise(model, ranges, self._float32(model), self.exposed)
         return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
 
     @cached_property
@@ -107,6 +107,13 @@ class Int8:
                 ):
                     found[layer.name] = NO_RANGE
         return found
+
+    def _float32(self, model: onnx.ModelProto) -> list[str]:
+        """Return the nodes of a network, perhaps rewritten, that belong to layers which stay in float32."""
+        kept = {
+            name for layer in self.layers if layer.name in self.reasons for one in layer.places for name in one.nodes
+        }
+        return [node.name for node in model.graph.node if kept.intersection((node.name, chain_owner(node.name)))]
 
     def _has_range(self, tensor: str) -> bool:
         return tensor in self.ranges and self.ranges[tensor].is_usable

@@ -20,6 +20,7 @@ from onnxlowrank.goal import FLOAT32, INT8, MIXED
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import reads, rebuild, subgraphs, with_outputs
+from onnxlowrank.quantize.aligned import with_aligned_maps
 from onnxlowrank.quantize.ranges import Range
 
 OPSET = 13
@@ -81,9 +82,11 @@ def quantise(
     nodes = _with_ranges(model, quantisable(model, float32), ranges)
     if not nodes:
         return model
-    known = {name: ranges[name] for name in activations_of(model, nodes) if name in ranges}
+    aligned, padded = with_aligned_maps(model, nodes)
+    ranges = dict(ranges) | {name: ranges[source] for name, source in padded.items()}
+    known = {name: ranges[name] for name in activations_of(aligned, nodes) if name in ranges}
     outputs = [output.name for output in model.graph.output]
-    copy = with_outputs(model, [name for name in exposed if name not in outputs])
+    copy = with_outputs(aligned, [name for name in exposed if name not in outputs])
     graph = copy.graph
     typed = {info.name for info in (*graph.input, *graph.output) if info.type.HasField("tensor_type")}
     _describe(copy, [name for name in known if name not in typed])
@@ -121,9 +124,14 @@ def precision_of(model: ModelProto, layer: Layer) -> str:
     found = {
         INT8 if pairs.intersection(node.input[1:2]) else FLOAT32
         for node in model.graph.node
-        if is_standard(node, *_WEIGHTED) and (node.name in own or node.name.rpartition("/lowrank/")[0] in own)
+        if is_standard(node, *_WEIGHTED) and own.intersection((node.name, chain_owner(node.name)))
     }
     return found.pop() if len(found) == 1 else MIXED
+
+
+def chain_owner(name: str) -> str:
+    """Return the name of the node in whose place a node stands as part of a chain; empty where it is of none."""
+    return name.rpartition("/lowrank/")[0]
 
 
 def _suits(node: NodeProto, index: Index) -> bool:

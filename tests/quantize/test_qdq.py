@@ -117,6 +117,31 @@ def test_weights_are_on_the_grid_of_their_map(bits):
         assert not constants[f"{name}_zero_point"].any()
 
 
+@pytest.mark.parametrize("maps", [1, 3, 4, 5])
+def test_maps_that_are_fed_are_filled_up_to_four(maps, tmp_path):
+    model = parse(
+        f"""g (float[N, {maps}, 8, 8] x) => (float[N, 8, 8, 8] y, float[N, 8, 8, 8] z) {{
+            a = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+            y = Relu (a)
+            z = Conv (x, v)
+        }}""",
+        w=normal(RNG, 8, maps, 3, 3),
+        b=normal(RNG, 8),
+        v=normal(RNG, 8, maps, 1, 1),
+    )
+    x = batches(2, maps, 8, 8)
+    found = quantise(model, ranges_of(model, x))
+    onnx.checker.check_model(found, full_check=True)
+    assert without_body(found) == without_body(model)
+    shapes = [one.dims[1] for one in found.graph.initializer if len(one.dims) == 4]
+    assert shapes == [maps + -maps % 4] * 2
+    assert sum(one.op_type == "Pad" for one in found.graph.node) == (maps != 4)
+    ops, outputs = optimised(found, x[0], tmp_path / "o.onnx")
+    assert ops.count("QLinearConv") == 2
+    for one, wanted in zip(outputs, run(model, x=x[0]), strict=True):
+        assert error(one, wanted) <= 0.03
+
+
 def test_nodes_stay_in_float32_where_asked():
     model, x = plain(), batches(2, 8, 8, 8)
     found = quantise(model, ranges_of(model, x), float32=["n_c"])
