@@ -17,6 +17,8 @@ COUNTED = (CONV_MACS, MAX_MACS, MAX_SIZE)
 FLOAT32, INT8, MIXED = "float32", "int8", "mixed"
 PRECISIONS = (FLOAT32, INT8)
 """What networks compute in."""
+WEIGHT_BITS = {"7bit": 7, "8bit": 8}
+"""Of int8 weights: 7 for +-64, so that sums of two products fit 16 bits."""
 TOO_FAST = 1.1
 """Networks faster than this times what was asked for gave away accuracy."""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric
-from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS
+from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
+from onnxlowrank.measure.hardware import adds_int8_exactly
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.knapsack import select_exactly
@@ -39,6 +40,8 @@ class Options:
         threads: Number of threads latency is measured with.
         precision: ``float32``, or ``int8`` for a network that is quantised (QDQ: uint8 activations, int8 weights) and
             planned as such; ranges are those of ``calibration``.
+        int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
+            processors without VNNI. None takes 8 where this one has it.
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
@@ -63,6 +66,7 @@ class Options:
     provider: str = "cpu"
     threads: int = 1
     precision: str = FLOAT32
+    int8_weights: str | None = None
     passes: Sequence[str] | None = None
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -78,6 +82,12 @@ class Options:
     def target(self) -> Target:
         """Where latency is measured."""
         return Target(self.provider, self.threads)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of int8 weights."""
+        chosen = self.int8_weights or ("8bit" if adds_int8_exactly() else "7bit")
+        return WEIGHT_BITS[chosen]
 
     def check(self) -> None:
         """Check what can be checked without the network.
@@ -96,6 +106,10 @@ class Options:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")
         if self.precision not in PRECISIONS:
             raise OptionError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
+        if self.int8_weights is not None and self.int8_weights not in WEIGHT_BITS:
+            raise OptionError(f"--int8-weights {self.int8_weights} is unknown; choose from {', '.join(WEIGHT_BITS)}")
+        if self.int8_weights is not None and self.precision != INT8:
+            raise OptionError(f"--int8-weights {self.int8_weights} is for --precision int8; give both or neither")
         if self.precision == INT8 and self.target.kind != "cpu":
             raise OptionError(f"--precision int8 is for --provider cpu, not for {self.provider}")
         if self.precision == INT8 and self.calibration is None:

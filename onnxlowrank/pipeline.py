@@ -75,6 +75,7 @@ def optimize(
     provider: str = "cpu",
     threads: int = 1,
     precision: str = FLOAT32,
+    int8_weights: str | None = None,
     passes: Sequence[str] | None = None,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -123,6 +124,7 @@ def optimize(
         provider=provider,
         threads=threads,
         precision=precision,
+        int8_weights=int8_weights,
         passes=passes,
         only=only,
         exclude=exclude,
@@ -205,7 +207,7 @@ def optimize_each(
         int8 = None
         if options.precision == INT8:
             judged = [one.tensor for one in measures]
-            int8 = int8_of(normalised, layers, stacked, judged, progress)
+            int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
         timer = ChainTimer(where, times) if int8 is None else ChainTimer(where, times, int8.outline, INT8_SUBJECT)
         lowering = Lowerings(None if kind in COUNTED else timer)

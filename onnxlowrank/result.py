@@ -112,6 +112,7 @@ class Result:
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
         precision: What was asked for: ``float32`` or ``int8``.
+        int8_weights: Bits of its int8 weights; None where it has none.
         int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
     """
@@ -130,6 +131,7 @@ class Result:
     seconds: float
     notes: tuple[str, ...] = ()
     precision: str = FLOAT32
+    int8_weights: int | None = None
     int8_alone: Int8Alone | None = None
     first_filters: tuple[FloatArray, FloatArray] | None = None
 
@@ -221,6 +223,7 @@ def result_of(
         seconds=time.perf_counter() - start,
         notes=notes,
         precision=FLOAT32 if network.int8 is None else INT8,
+        int8_weights=None if network.int8 is None else network.int8.weight_bits,
         int8_alone=alone,
         first_filters=_first_filters(layers[0], fitted),
     )

@@ -9,11 +9,14 @@ import onnx
 import pytest
 from helpers.models import describe, normal, parse, run
 from helpers.stopwatch import no_stopwatch
+from onnx import numpy_helper
 from test_pipeline import smooth
 
 from onnxlowrank import ModelError, OptionError, optimize
 from onnxlowrank.errors import MissingInputsError, UnsupportedModelError
+from onnxlowrank.measure import hardware
 from onnxlowrank.measure.latency import Latency
+from onnxlowrank.options import Options
 from onnxlowrank.plan import builder
 from onnxlowrank.plan import network as network_module
 from onnxlowrank.quantize.qdq import OPSET
@@ -101,6 +104,25 @@ def test_chains_and_what_is_kept_are_int8(tmp_path):
     assert float32.to_dict()["int8_alone"] is None
     again = optimize(given, calibration=inputs, evaluate=unseen, **MACS)
     assert again.model.SerializeToString(deterministic=True) == written.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "bits"),
+    [("avx2", None, 7), ("avx2 avx512_vnni", None, 8), ("avx2", "8bit", 8), ("avx_vnni", "7bit", 7)],
+)
+def test_weights_have_as_many_bits_as_the_processor_adds_up(monkeypatch, flags, asked, bits):
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: f"model name\t: a\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "x86_64")
+    assert Options(precision="int8", int8_weights=asked).weight_bits == bits
+
+
+@pytest.mark.parametrize(("asked", "most"), [("7bit", 64), ("8bit", 127)])
+def test_weights_have_the_bits_that_are_asked_for(asked, most):
+    result = optimize(network(), calibration=smooth(16), int8_weights=asked, **MACS)
+    assert result.to_dict()["int8_weights"] == int(asked[0])
+    weights = [numpy_helper.to_array(one) for one in result.model.graph.initializer if one.data_type == 3]
+    assert max(np.abs(one.astype(int)).max() for one in weights) == most
+    assert any("7bit" in note for note in result.notes) == (asked == "8bit")
 
 
 def test_what_int8_alone_reaches_is_left_to_it(monkeypatch):

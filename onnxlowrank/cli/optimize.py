@@ -83,6 +83,13 @@ def optimize(
             "is then met by the int8 network."
         ),
     ] = "float32",
+    int8_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="8bit; 7bit: right on processors without VNNI too, which add products in 16 bits. 8bit by default "
+            "where this one has VNNI."
+        ),
+    ] = None,
     passes: Passes = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
@@ -140,6 +147,7 @@ def optimize(
             provider=provider,
             threads=threads,
             precision=precision,
+            int8_weights=int8_weights,
             passes=None if passes is None else names(passes),
             only=only or (),
             exclude=exclude or (),

@@ -57,6 +57,11 @@ def warnings_of(
 ) -> list[str]:
     """Return what the user should hear when times or counts are uncertain, the goal is overshot, or much is lost."""
     warnings = []
+    if network.int8 is not None and network.int8.weight_bits == 8:
+        warnings.append(
+            "int8 weights have 8 bits: on x86 processors without VNNI sums of products overflow and OUTPUT computes "
+            "something else; --int8-weights 7bit computes the same everywhere"
+        )
     uncounted = [f"{one.name} ({one.reason})" for one in network.kept if not one.is_counted]
     if uncounted:
         warnings.append(

@@ -44,6 +44,7 @@ class Int8:
         inputs: Sample inputs.
         ranges: Of the tensors of the network as it is.
         exposed: Tensors that stay to be found under their names.
+        weight_bits: 8, or 7; see :func:`~onnxlowrank.quantize.qdq.quantise`.
         ranging: Chooses ranges.
         equalise: Whether inner maps of chains are scaled alike.
         correct: Whether biases take back what rounding moves means by.
@@ -54,6 +55,7 @@ class Int8:
     inputs: Inputs
     ranges: Mapping[str, Range]
     exposed: Collection[str] = ()
+    weight_bits: int = 8
     ranging: Ranging = least_squares
     equalise: bool = True
     correct: bool = True
@@ -68,7 +70,7 @@ class Int8:
             )
         new = dict.fromkeys(activations_of(model, quantisable(model)), _MADE_UP)
         exposed = [name for name in self.exposed if name in names(model)]
-        return quantise(model, new | dict(self.ranges), self._float32(model), exposed)
+        return quantise(model, new | dict(self.ranges), self._float32(model), exposed, self.weight_bits)
 
     def network(
         self,
@@ -90,7 +92,7 @@ class Int8:
             chains = equalised(self.model, self.layers, chains, few, lambda amount: advance(each * amount))
         model = write(chains)
         ranges = observed_ranges(model, self.inputs, self.ranging, advance)
-        quantised = quantise(model, ranges, self._float32(model), self.exposed)
+        quantised = quantise(model, ranges, self._float32(model), self.exposed, self.weight_bits)
         return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
 
     @cached_property
@@ -148,7 +150,12 @@ def ready_for_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def int8_of(
-    model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs, judged: Collection[str], progress: Progress
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    inputs: Inputs,
+    judged: Collection[str],
+    weight_bits: int,
+    progress: Progress,
 ) -> Int8:
     """Return what it takes to make int8 networks of a network, whose ranges are observed.
 
@@ -157,6 +164,7 @@ def int8_of(
         layers: Its layers.
         inputs: Sample inputs.
         judged: Tensors that its outputs are judged by.
+        weight_bits: 7 or 8.
         progress: Told how far it is.
 
     Raises:
@@ -164,7 +172,7 @@ def int8_of(
     """
     ranges = observed_ranges(model, inputs, least_squares, progress.stage("ranges", 1.0))
     outputs = {output.name for output in model.graph.output}
-    int8 = Int8(model, layers, inputs, ranges, tuple(name for name in judged if name not in outputs))
+    int8 = Int8(model, layers, inputs, ranges, tuple(name for name in judged if name not in outputs), weight_bits)
     reasons = int8.reasons
     if len(reasons) == len(layers):
         first = layers[0].name

@@ -136,6 +136,8 @@ def _whole(result: Result) -> Table:
     rows.append(("latency, 10th .. 90th percentile", _spread(before), _spread(after), ""))
     rows.append(("speed-up, median over runs taken in turns", "", "", f"{result.latency_speedup:.2f}x"))
     rows += [(*row, "") for row in agreement_rows(result.agreement)]
+    if result.int8_weights is not None:
+        rows.append(("bits of int8 weights", "", str(result.int8_weights), ""))
     if result.int8_alone is not None:
         rows += _int8_alone(result.int8_alone)
     return Table(f"Whole model, timed on {where}", ("", "before", "after", "ratio"), rows)

@@ -160,6 +160,8 @@ REFUSED: dict[str, Case] = {
     "options of the cpu": option("--provider", "cpu:use_tf32=0", says="--provider cpu:use_tf32=0|cuda:use_tf32=0"),
     "options of no value": option("--provider", "cuda:use_tf32", says="--provider cuda:use_tf32 |cuda:use_tf32=0"),
     "precision unknown": option("--precision", "int3", says="--precision int3|float32, int8"),
+    "bits unknown": option("--int8-weights", "6bit", says="--int8-weights 6bit|7bit, 8bit"),
+    "bits of no int8": option("--int8-weights", "7bit", says="--int8-weights 7bit|--precision int8"),
     "int8 without data": case(*GOOD[:2], "--precision", "int8", says="--precision int8|--calibration"),
     "provider unknown": option("--provider", "xyz", says="--provider xyz|cpu, cuda"),
     "no threads": option("--threads", "0", says="--threads 0"),
