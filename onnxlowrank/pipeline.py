@@ -44,6 +44,7 @@ from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import INT8_SUBJECT, Network
 from onnxlowrank.plan.notes import warnings_of
@@ -51,7 +52,7 @@ from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
-from onnxlowrank.result import NOT_FINITE, Int8Alone, Result, result_of
+from onnxlowrank.result import NOT_FINITE, Result, result_of
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen

@@ -20,6 +20,7 @@ from onnxlowrank.measure.latency import Latency
 from onnxlowrank.passes.base import KEEP, Setting
 from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.counted import layer_macs, macs_speedup
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.network import Network
 from onnxlowrank.quantize.qdq import precision_of
 
@@ -76,21 +77,6 @@ class ModelReport:
     parameters: int
     file_bytes: int
     latency: Latency
-
-
-@dataclass(frozen=True, eq=False)
-class Int8Alone:
-    """The network that is int8 and nothing else, with all its layers kept: what to compare with.
-
-    Attributes:
-        latency_speedup: Time of the original / its time.
-        file_bytes: Size of its file.
-        agreement: How far its outputs differ, on the inputs that the network is compared on.
-    """
-
-    latency_speedup: float
-    file_bytes: int
-    agreement: Agreement
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +153,7 @@ class Result:
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)
         if self.int8_alone is not None:
-            report["int8_alone"] = _figures_of(self.int8_alone)
+            report["int8_alone"] = self.int8_alone.to_dict()
         for side in ("before", "after"):
             part: ModelReport = report[side]
             low, high = part.latency.spread
@@ -288,19 +274,6 @@ def _report_model(
 
 def _parameters(layer: Layer, chain: Chain | None) -> int:
     return layer.parameters if chain is None else chain.parameters
-
-
-def _figures_of(alone: Int8Alone) -> dict[str, Any]:
-    """Return what a report says of int8 alone."""
-    agreement = alone.agreement
-    return {
-        "latency_speedup": alone.latency_speedup,
-        "file_bytes": alone.file_bytes,
-        "relative_error": agreement.relative_error,
-        "top1_agreement": agreement.top1_agreement,
-        "accuracy": agreement.accuracy,
-        "drop": agreement.drop,
-    }
 
 
 def json_ready(value: Any) -> Any:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from helpers.models import describe, normal, parse, run
 from helpers.stopwatch import no_stopwatch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from test_pipeline import smooth
 
 from onnxlowrank import ModelError, OptionError, optimize
@@ -177,6 +177,20 @@ def test_where_int8_alone_loses_too_much_the_network_stays_as_it_is(monkeypatch)
                       metric=roughness)  # fmt: skip
     assert not result.reached
     assert not int8_nodes(result.model)
+
+
+def test_outputs_are_judged_by_the_numbers_in_front_of_them():
+    """A label has no numbers to compare: the scores do, also where int8 code would hide them in a ReLU."""
+    given = network()
+    given.graph.node.append(helper.make_node("Relu", ["y"], ["positive"], name="n_positive"))
+    given.graph.node.append(helper.make_node("ArgMax", ["positive"], ["label"], name="n_label", axis=1))
+    del given.graph.output[:]
+    given.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N", 1]))
+    result = optimize(given, calibration=smooth(48), evaluate=smooth(16, seed=9), **MACS)
+    assert {layer.precision for layer in result.layers} == {"int8"}
+    assert [one.name for one in result.model.graph.output] == ["label"]
+    assert 0 < result.int8_alone.agreement.relative_error < 0.05
+    assert result.agreement.relative_error < 0.5
 
 
 def test_a_layer_without_a_range_stays_in_float32():

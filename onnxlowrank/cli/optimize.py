@@ -11,11 +11,22 @@ import typer
 from onnxlowrank.cli.app import app, console
 from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
-from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
+from onnxlowrank.cli.options import (
+    Calibration,
+    Int8Weights,
+    Measures,
+    Merit,
+    Passes,
+    Precision,
+    Provider,
+    Shape,
+    this_command,
+)
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
 from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
+from onnxlowrank.goal import FLOAT32
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
@@ -76,20 +87,8 @@ def optimize(
     images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="float32; int8: also quantised (QDQ), with ranges of --calibration, and planned as such: every goal "
-            "is then met by the int8 network."
-        ),
-    ] = "float32",
-    int8_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="8bit; 7bit: right on processors without VNNI too, which add products in 16 bits. 8bit by default "
-            "where this one has VNNI."
-        ),
-    ] = None,
+    precision: Precision = FLOAT32,
+    int8_weights: Int8Weights = None,
     passes: Passes = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")

@@ -86,8 +86,10 @@ class Network:
         inside = None
         if tensors:
             exposed = with_only_outputs(self.model, tensors)
-            rewritten = self._written(exposed, chains) if self.int8 is None else with_only_outputs(model, tensors)
-            inside = exposed, rewritten
+            if self.int8 is None:
+                inside = exposed, self._written(exposed, chains)
+            else:
+                inside = exposed, exposed if model is self.original else with_only_outputs(model, tensors)
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside, self.at_once)
         if self.metric is None:
             return found

@@ -9,12 +9,13 @@ import numpy as np
 from onnxlowrank.goal import CONV_MACS, FLOAT32, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import bars, distributions, pictures, points
 from onnxlowrank.report.units import amount, scale
-from onnxlowrank.result import Int8Alone, LayerReport, ModelReport, Result
+from onnxlowrank.result import LayerReport, ModelReport, Result
 
 
 def optimisation_report(result: Result, title: str, command: str = "") -> Report:
