@@ -27,6 +27,7 @@ class Options:
     """How networks are optimised.
 
     Attributes:
+        dequantize: Whether the network may be a QDQ one, of which the float32 network is made first.
         calibration: Sample inputs, see :func:`onnxlowrank.inputs.sources.open_inputs`; None uses synthetic images.
         evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the
             calibration.
@@ -58,6 +59,7 @@ class Options:
         seed: Of the sampled positions and the synthetic images.
     """
 
+    dequantize: bool = False
     calibration: Source | None = None
     evaluate: Source | None = None
     preprocess: Preprocess | None = None

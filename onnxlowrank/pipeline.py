@@ -68,6 +68,7 @@ def optimize(
     max_macs: float | None = None,
     max_size: float | None = None,
     target: str = "latency",
+    dequantize: bool = False,
     calibration: Source | None = None,
     evaluate: Source | None = None,
     preprocess: Preprocess | None = None,
@@ -92,7 +93,7 @@ def optimize(
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
     One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
-    From ``calibration`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
+    From ``dequantize`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
     may also name a kernel metric.
 
     Args:
@@ -117,6 +118,7 @@ def optimize(
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
     check_destinations({OUTPUT: output}, [model], {"--calibration": calibration, "--evaluate": evaluate})
     options = Options(
+        dequantize=dequantize,
         calibration=calibration,
         evaluate=evaluate,
         preprocess=preprocess,
@@ -162,7 +164,7 @@ def optimize_each(
     options.check()
     methods = load_passes(options.passes)
 
-    original = load(model)
+    original = load(model, dequantize=options.dequantize)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
     normalised = normalise(original) if options.precision == FLOAT32 else ready_for_int8(normalise(original))
     found_layers = find_layers(normalised)

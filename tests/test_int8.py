@@ -18,7 +18,6 @@ from onnxlowrank.measure import hardware
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.options import Options
 from onnxlowrank.plan import builder
-from onnxlowrank.plan import network as network_module
 from onnxlowrank.quantize.qdq import OPSET
 from onnxlowrank.report.optimize import headline
 
@@ -29,7 +28,6 @@ MACS = {"target": "macs", "speedup": 1.5, **INT8}
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch):
     no_stopwatch(monkeypatch, 4)
-    monkeypatch.setattr(network_module.Network, "original_time", 1.0)
 
 
 def network(opset=17, second=1.0, wide=32):
@@ -209,6 +207,20 @@ def test_an_older_opset_becomes_the_first_that_does(opset):
     assert {layer.precision for layer in result.layers} == {"int8"}
     assert (result.model.producer_name, result.model.doc_string) == (given.producer_name, given.doc_string)
     assert result.agreement.relative_error < 0.5
+
+
+def test_what_it_writes_it_reads_again():
+    given, inputs, unseen = network(), smooth(48), smooth(16, seed=9)
+    first = optimize(given, calibration=inputs, evaluate=unseen, **MACS)
+    with pytest.raises(UnsupportedModelError, match="--dequantize"):
+        optimize(first.model, calibration=inputs, **MACS)
+    again = optimize(first.model, calibration=inputs, evaluate=unseen, dequantize=True, max_macs=1e12, **INT8)
+    assert [layer.method for layer in again.layers] == ["keep"] * len(again.layers)
+    assert again.agreement.relative_error <= 0.05
+    float32 = optimize(first.model, calibration=inputs, evaluate=unseen, dequantize=True, max_macs=1e12)
+    assert not int8_nodes(float32.model)
+    for one, other in zip(run(float32.model, x=unseen), run(first.model, x=unseen), strict=True):
+        assert np.abs(one - other).max() <= 0.1 * np.abs(other).max()
 
 
 @pytest.mark.parametrize(

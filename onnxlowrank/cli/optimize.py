@@ -77,6 +77,10 @@ def optimize(
     target: Annotated[
         str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
     ] = "latency",
+    dequantize: Annotated[
+        bool,
+        typer.Option("--dequantize", help="MODEL may be quantised (QDQ): a float32 network is made of it."),
+    ] = False,
     calibration: Calibration = None,
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
@@ -140,6 +144,7 @@ def optimize(
             max_macs=quantity("--max-macs", max_macs, COUNTS),
             max_size=quantity("--max-size", max_size, SIZES),
             target=target,
+            dequantize=dequantize,
             calibration=calibration,
             evaluate=evaluate,
             preprocess=how,
