@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -154,9 +155,9 @@ class Prepared:
             Target(threads=threads),
         )
 
-    def timer(self, threads: int) -> ChainTimer:
+    def timer(self, threads: int, *how: Any) -> ChainTimer:
         """Return a timer of chains."""
-        return ChainTimer(Target(threads=threads), Cache())
+        return ChainTimer(Target(threads=threads), Cache(), *how)
 
     def latency_model(
         self,

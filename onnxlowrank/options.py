@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxlowrank.calibrate.kernel_metrics import METRICS
-from onnxlowrank.errors import OptionError
+from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric
+from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
+from onnxlowrank.measure.hardware import adds_int8_exactly
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.knapsack import select_exactly
@@ -25,6 +27,7 @@ class Options:
     """How networks are optimised.
 
     Attributes:
+        dequantize: Whether the network may be a QDQ one, of which the float32 network is made first.
         calibration: Sample inputs, see :func:`onnxlowrank.inputs.sources.open_inputs`; None uses synthetic images.
         evaluate: Inputs, best with labels, on which the networks are compared; None holds out a part of the
             calibration.
@@ -36,6 +39,10 @@ class Options:
         provider: ``cpu`` or ``cuda``, perhaps with onnxruntime's options, as ``cuda:prefer_nhwc=1:use_tf32=0``: where
             latency is measured.
         threads: Number of threads latency is measured with.
+        precision: ``float32``, or ``int8`` for a network that is quantised (QDQ: uint8 activations, int8 weights) and
+            planned as such; ranges are those of ``calibration``.
+        int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
+            processors without VNNI. None takes 8 where this one has it.
         passes: Names of the methods to choose from; None means all.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
@@ -52,6 +59,7 @@ class Options:
         seed: Of the sampled positions and the synthetic images.
     """
 
+    dequantize: bool = False
     calibration: Source | None = None
     evaluate: Source | None = None
     preprocess: Preprocess | None = None
@@ -59,6 +67,8 @@ class Options:
     outputs: Mapping[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     threads: int = 1
+    precision: str = FLOAT32
+    int8_weights: str | None = None
     passes: Sequence[str] | None = None
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -75,11 +85,18 @@ class Options:
         """Where latency is measured."""
         return Target(self.provider, self.threads)
 
+    @property
+    def weight_bits(self) -> int:
+        """Bits of int8 weights."""
+        chosen = self.int8_weights or ("8bit" if adds_int8_exactly() else "7bit")
+        return WEIGHT_BITS[chosen]
+
     def check(self) -> None:
         """Check what can be checked without the network.
 
         Raises:
             OptionError: If an option makes no sense.
+            MissingInputsError: If there are no inputs where the precision needs some.
             ProviderError: If this machine cannot run the provider.
         """
         if self.selection not in SELECTIONS:
@@ -89,4 +106,17 @@ class Options:
         load_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
+        if self.int8_weights is not None and self.int8_weights not in WEIGHT_BITS:
+            raise OptionError(f"--int8-weights {self.int8_weights} is unknown; choose from {', '.join(WEIGHT_BITS)}")
+        if self.int8_weights is not None and self.precision != INT8:
+            raise OptionError(f"--int8-weights {self.int8_weights} is for --precision int8; give both or neither")
+        if self.precision == INT8 and self.target.kind != "cpu":
+            raise OptionError(f"--precision int8 is for --provider cpu, not for {self.provider}")
+        if self.precision == INT8 and self.calibration is None:
+            raise MissingInputsError(
+                "--precision int8 takes the ranges of activations from sample inputs, and none are given; "
+                "name some with --calibration"
+            )
         self.target.check()

@@ -20,12 +20,13 @@ from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.goal import CONV_MACS, COUNTED, MAX_DROP, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, INT8, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
@@ -43,12 +44,14 @@ from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
-from onnxlowrank.plan.network import Network
+from onnxlowrank.plan.network import INT8_SUBJECT, Network
 from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
 from onnxlowrank.result import NOT_FINITE, Result, result_of
 
 _MOST_HELD_OUT = 64
@@ -65,6 +68,7 @@ def optimize(
     max_macs: float | None = None,
     max_size: float | None = None,
     target: str = "latency",
+    dequantize: bool = False,
     calibration: Source | None = None,
     evaluate: Source | None = None,
     preprocess: Preprocess | None = None,
@@ -72,6 +76,8 @@ def optimize(
     outputs: Mapping[str, str] | None = None,
     provider: str = "cpu",
     threads: int = 1,
+    precision: str = FLOAT32,
+    int8_weights: str | None = None,
     passes: Sequence[str] | None = None,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -87,7 +93,7 @@ def optimize(
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
     One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
-    From ``calibration`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
+    From ``dequantize`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
     may also name a kernel metric.
 
     Args:
@@ -112,6 +118,7 @@ def optimize(
     goal = goal_of(speedup, target, latency, max_drop, max_macs, max_size)
     check_destinations({OUTPUT: output}, [model], {"--calibration": calibration, "--evaluate": evaluate})
     options = Options(
+        dequantize=dequantize,
         calibration=calibration,
         evaluate=evaluate,
         preprocess=preprocess,
@@ -119,6 +126,8 @@ def optimize(
         outputs=outputs or {},
         provider=provider,
         threads=threads,
+        precision=precision,
+        int8_weights=int8_weights,
         passes=passes,
         only=only,
         exclude=exclude,
@@ -155,9 +164,9 @@ def optimize_each(
     options.check()
     methods = load_passes(options.passes)
 
-    original = load(model)
+    original = load(model, dequantize=options.dequantize)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
-    normalised = normalise(original)
+    normalised = normalise(original) if options.precision == FLOAT32 else ready_for_int8(normalise(original))
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))
@@ -198,8 +207,12 @@ def optimize_each(
         losses: Losses = EnergyLosses()
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
+        int8 = None
+        if options.precision == INT8:
+            judged = [one.tensor for one in measures]
+            int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
-        timer = ChainTimer(where, times)
+        timer = ChainTimer(where, times) if int8 is None else ChainTimer(where, times, int8.outline, INT8_SUBJECT)
         lowering = Lowerings(None if kind in COUNTED else timer)
         network = Network(
             original,
@@ -214,11 +227,16 @@ def optimize_each(
             kept,
             times,
             at_once,
+            int8,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
+        alone, int8_alone = builder.int8_alone(), None
+        if alone is not None:
+            differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))
+            int8_alone = Int8Alone(alone.speedup, byte_count(alone.model), differs)
         for goal in goals:
-            fitted = network_for(goal, builder, timer, unseen, choosing)
+            fitted = network_for(goal, builder, timer, unseen, choosing, alone)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
             notes = (
@@ -227,5 +245,5 @@ def optimize_each(
                 *hidden_layers(original),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
-            yield result_of(goal, fitted, network, reasons, agreement, notes, start)
+            yield result_of(goal, fitted, network, reasons, agreement, notes, start, int8_alone)
             start = time.perf_counter()

@@ -12,17 +12,19 @@ import onnx
 
 from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
+from onnxlowrank.goal import CONV_MACS, FLOAT32, INT8, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.passes.base import KEEP, ApplicablePasses, Setting
+from onnxlowrank.passes.base import KEEP, Setting
 from onnxlowrank.plan.builder import FittedNetwork
 from onnxlowrank.plan.counted import layer_macs, macs_speedup
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.network import Network
+from onnxlowrank.quantize.qdq import precision_of
 
-SCHEMA = 4
+SCHEMA = 5
 NOT_FINITE = "it computes or reads what is not finite"
 
 
@@ -40,6 +42,8 @@ class LayerReport:
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
         places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
+        precision: ``float32`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
+        float32_because: Why it stayed in float32 in an int8 network; empty elsewhere.
     """
 
     name: str
@@ -52,6 +56,8 @@ class LayerReport:
     kept_because: str = ""
     milliseconds: tuple[float, float] | None = None
     places: int = 1
+    precision: str = FLOAT32
+    float32_because: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,9 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
+        precision: What was asked for: ``float32`` or ``int8``.
+        int8_weights: Bits of its int8 weights; None where it has none.
+        int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
     """
 
@@ -107,6 +116,9 @@ class Result:
     threads: int
     seconds: float
     notes: tuple[str, ...] = ()
+    precision: str = FLOAT32
+    int8_weights: int | None = None
+    int8_alone: Int8Alone | None = None
     first_filters: tuple[FloatArray, FloatArray] | None = None
 
     @property
@@ -140,6 +152,8 @@ class Result:
         report["goal"] = {**asdict(self.goal), "achieved": self.achieved, "reached": self.reached}
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)
+        if self.int8_alone is not None:
+            report["int8_alone"] = self.int8_alone.to_dict()
         for side in ("before", "after"):
             part: ModelReport = report[side]
             low, high = part.latency.spread
@@ -161,6 +175,7 @@ def result_of(
     agreement: Agreement,
     notes: tuple[str, ...],
     start: float,
+    alone: Int8Alone | None = None,
 ) -> Result:
     """Return all there is to say about a fitted network.
 
@@ -172,13 +187,12 @@ def result_of(
         agreement: How far its outputs differ.
         notes: What the user should know.
         start: When the work began, by ``time.perf_counter``.
+        alone: What int8 alone gives, where that is the precision.
     """
     layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
     times = {name: (before[name], after[name]) for name in before}
     order = {node.name: position for position, node in enumerate(network.model.graph.node)}
-    reports = [
-        (order[layer.nodes[0]], _report_layer(layer, fitted, network.applicable, reasons, times)) for layer in layers
-    ]
+    reports = [(order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times)) for layer in layers]
     reports += [(order[one.place], _report_kept(one)) for one in network.kept]
     return Result(
         model=fitted.model,
@@ -194,6 +208,9 @@ def result_of(
         threads=network.target.threads,
         seconds=time.perf_counter() - start,
         notes=notes,
+        precision=FLOAT32 if network.int8 is None else INT8,
+        int8_weights=None if network.int8 is None else network.int8.weight_bits,
+        int8_alone=alone,
         first_filters=_first_filters(layers[0], fitted),
     )
 
@@ -201,7 +218,7 @@ def result_of(
 def _report_layer(
     layer: Layer,
     fitted: FittedNetwork,
-    applicable: ApplicablePasses,
+    network: Network,
     reasons: Mapping[str, str],
     milliseconds: Mapping[str, tuple[float, float]],
 ) -> LayerReport:
@@ -214,13 +231,15 @@ def _report_layer(
         name=layer.name,
         method=candidate.method,
         setting=candidate.setting,
-        rank_names=() if kept else applicable[layer.name][candidate.method].rank_names,
+        rank_names=() if kept else network.applicable[layer.name][candidate.method].rank_names,
         energy=candidate.energy,
         macs=(layer.macs, layer_macs(layer, chain)),
         parameters=(layer.parameters, _parameters(layer, chain)),
         kept_because=kept_because,
         milliseconds=milliseconds.get(layer.name),
         places=len(layer.places),
+        precision=precision_of(fitted.model, layer),
+        float32_because="" if network.int8 is None else network.int8.reasons.get(layer.name, ""),
     )
 
 

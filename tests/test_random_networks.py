@@ -81,6 +81,23 @@ def test_some_networks(drawn, data):
     check(drawn.model, drawn.feeds, data.draw(options(drawn.model)), twice=data.draw(st.integers(0, 4)) == 0)
 
 
+INT8_GOALS = [{"target": "macs", "speedup": 1.5}] * 3 + [{"max_size": 500}, {"max_size": 1e12}, {"speedup": 2}]
+
+
+@some(5)
+@given(networks(), st.sampled_from(INT8_GOALS))
+def test_some_networks_as_int8(drawn, goal):
+    check(drawn.model, drawn.feeds, {**goal, "precision": "int8", "passes": ["channel", "svd", "fully_connected"]})
+
+
+@pytest.mark.slow
+@some(1000)
+@given(networks(most_nodes=10), st.sampled_from(INT8_GOALS), st.data())
+def test_many_networks_as_int8(drawn, goal, data):
+    bits = data.draw(st.sampled_from(["7bit", "8bit"]))
+    check(drawn.model, drawn.feeds, {**goal, "precision": "int8", "int8_weights": bits})
+
+
 @pytest.mark.slow
 @some(2000)
 @given(networks(most_nodes=10), st.data())

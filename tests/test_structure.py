@@ -16,6 +16,7 @@ ROOMS = (
     "result",
     "options",
     "plan",
+    "quantize",
     "fit",
     "evaluate",
     "calibrate",

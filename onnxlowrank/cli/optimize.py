@@ -11,11 +11,22 @@ import typer
 from onnxlowrank.cli.app import app, console
 from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
-from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Shape, this_command
+from onnxlowrank.cli.options import (
+    Calibration,
+    Int8Weights,
+    Measures,
+    Merit,
+    Passes,
+    Precision,
+    Provider,
+    Shape,
+    this_command,
+)
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
 from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
+from onnxlowrank.goal import FLOAT32
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
@@ -66,6 +77,10 @@ def optimize(
     target: Annotated[
         str, typer.Option(help="latency: of the whole network, measured; macs: of the convolutions, counted.")
     ] = "latency",
+    dequantize: Annotated[
+        bool,
+        typer.Option("--dequantize", help="MODEL may be quantised (QDQ): a float32 network is made of it."),
+    ] = False,
     calibration: Calibration = None,
     evaluate: Annotated[
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
@@ -76,6 +91,8 @@ def optimize(
     images: ImageOptions,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
+    precision: Precision = FLOAT32,
+    int8_weights: Int8Weights = None,
     passes: Passes = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Layers to consider, e.g. 'conv4*'; may be repeated.", metavar="PATTERN")
@@ -127,11 +144,14 @@ def optimize(
             max_macs=quantity("--max-macs", max_macs, COUNTS),
             max_size=quantity("--max-size", max_size, SIZES),
             target=target,
+            dequantize=dequantize,
             calibration=calibration,
             evaluate=evaluate,
             preprocess=how,
             provider=provider,
             threads=threads,
+            precision=precision,
+            int8_weights=int8_weights,
             passes=None if passes is None else names(passes),
             only=only or (),
             exclude=exclude or (),

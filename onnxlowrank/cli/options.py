@@ -16,6 +16,20 @@ _KINDS = (
 )
 
 Calibration = Annotated[str | None, typer.Option(help=f"Sample inputs: {_KINDS}", metavar="PATH")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32; int8: also quantised (QDQ), with ranges of --calibration, and planned as such: goals are then "
+        "met by the int8 network."
+    ),
+]
+Int8Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="8bit; 7bit: right on processors without VNNI too, which add products in 16 bits. 8bit by default where "
+        "this one has VNNI."
+    ),
+]
 Passes = Annotated[str | None, typer.Option(help=f"Methods to choose from: {', '.join(pass_names())}.")]
 Provider = Annotated[
     str,

@@ -24,6 +24,7 @@ _SHARES = {
     "sensitivity": 0.2,
     "plan": 0.33,
     "fit": 0.12,
+    "quantise": 0.0,
     "measure": 0.06,
     "compare": 0.04,
 }

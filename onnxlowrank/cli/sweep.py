@@ -9,10 +9,22 @@ import typer
 
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Calibration, Measures, Merit, Passes, Provider, Seed, Shape, this_command
+from onnxlowrank.cli.options import (
+    Calibration,
+    Int8Weights,
+    Measures,
+    Merit,
+    Passes,
+    Precision,
+    Provider,
+    Seed,
+    Shape,
+    this_command,
+)
 from onnxlowrank.cli.parsing import measures, names, numbers, shape
 from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import expect
+from onnxlowrank.goal import FLOAT32
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import files_of
 from onnxlowrank.studies.sweep import sweep as run
@@ -47,6 +59,8 @@ def sweep(
     measured: Measures = None,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Threads latency is measured with.")] = 1,
+    precision: Precision = FLOAT32,
+    int8_weights: Int8Weights = None,
     passes: Passes = None,
     jobs: Annotated[
         int, typer.Option(help="Processes that share the points; several need cores of their own to measure well.")
@@ -74,6 +88,8 @@ def sweep(
             outputs=measures(measured or ()),
             provider=provider,
             threads=threads,
+            precision=precision,
+            int8_weights=int8_weights,
             passes=None if passes is None else names(passes),
             seed=seed,
             jobs=jobs,

@@ -21,6 +21,7 @@ from onnxlowrank.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
+from onnxlowrank.graph.dequantise import dequantised
 from onnxlowrank.graph.encoding import check_text
 from onnxlowrank.graph.outside import is_large, keep_outside, refers_elsewhere, write
 from onnxlowrank.graph.walk import subgraphs, walk
@@ -33,7 +34,7 @@ _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulIntege
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-def load(source: Source, any_precision: bool = False) -> ModelProto:
+def load(source: Source, any_precision: bool = False, dequantize: bool = False) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
 
     What is beyond protobuf's 2 GiB stays in its file, see :mod:`onnxlowrank.graph.outside`.
@@ -41,6 +42,7 @@ def load(source: Source, any_precision: bool = False) -> ModelProto:
     Args:
         source: The file, or the model.
         any_precision: Whether it may be quantised or have half-precision weights: to be run, not to be decomposed.
+        dequantize: Whether to return the float32 network of a QDQ one.
 
     Raises:
         ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
@@ -59,6 +61,9 @@ def load(source: Source, any_precision: bool = False) -> ModelProto:
     if not model.graph.node:
         raise UnsupportedModelError(f"{label} has an empty graph, without a single node; export the network again.")
     _check_text(model, label)
+    if dequantize:
+        _check(model, source, label)
+        model = dequantised(model, label)
     if not any_precision:
         _refuse_low_precision(model, label)
     _check(model, source, label)
@@ -137,7 +142,7 @@ def _refuse_low_precision(model: ModelProto, label: str) -> None:
         if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
             raise UnsupportedModelError(
                 f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
-                "decompose the float32 network first and quantise the result."
+                "give the float32 network, or --dequantize to make one of it, and quantise it with --precision int8."
             )
     half = {name for graph in [model.graph, *(g for node in nodes for g in subgraphs(node))] for name in _half(graph)}
     half |= {node.output[0] for node in nodes if _is_half_constant(node)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxlowrank.graph.chain import Chain, as_chain
 from onnxlowrank.graph.layer import Layer
@@ -35,9 +36,24 @@ class ChainTimer:
         noisy: How many of them stayed too noisy.
     """
 
-    def __init__(self, target: Target, cache: Cache) -> None:
+    def __init__(
+        self,
+        target: Target,
+        cache: Cache,
+        prepare: Callable[[ModelProto], ModelProto] = lambda model: model,
+        subject: Mapping[str, str] | None = None,
+    ) -> None:
+        """Time nothing yet.
+
+        Args:
+            target: Where.
+            cache: Remembers times.
+            prepare: Makes of a layer or chain in its frame what is timed.
+            subject: What else than the shapes of layers and chains their times then depend on.
+        """
         self._target = target
         self._cache = cache
+        self._prepare, self._subject = prepare, subject or {}
         self.timed = self.noisy = 0
 
     def milliseconds(self, layer: Layer, chain: Chain | None) -> Timing:
@@ -69,7 +85,7 @@ class ChainTimer:
         return [found[key] for key in keys]
 
     def _key(self, layer: Layer, chain: Chain) -> str:
-        return timing_key({"method": _METHOD, **signature(layer, chain)}, self._target)
+        return timing_key({"method": _METHOD, **signature(layer, chain), **self._subject}, self._target)
 
     def _measured(self, layer: Layer, chains: Mapping[str, Chain]) -> dict[str, Timing]:
         """Time ``chains``, remember the times by their keys and return them."""
@@ -93,6 +109,7 @@ class ChainTimer:
         if outer is not None:
             models.append(outer)
         feeds, rounds = random_feeds(models[0]), np.empty((len(models), 0))
+        models = [self._prepare(model) for model in models]
         for seconds in SECONDS:
             taken = measure(models, feeds, self._target, seconds * len(models))
             rounds = np.append(rounds, [latency.milliseconds for latency in taken], axis=1)

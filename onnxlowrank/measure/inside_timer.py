@@ -32,7 +32,13 @@ class InsideTimer:
     """Times the layers of one network, and the chains in their place, on one target."""
 
     def __init__(
-        self, model: onnx.ModelProto, layers: Sequence[Layer], feeds: Feeds, target: Target, cache: Cache
+        self,
+        model: onnx.ModelProto,
+        layers: Sequence[Layer],
+        feeds: Feeds,
+        target: Target,
+        cache: Cache,
+        subject: Mapping[str, str] | None = None,
     ) -> None:
         """Time nothing yet.
 
@@ -42,7 +48,9 @@ class InsideTimer:
             feeds: One input.
             target: The CPU; on CUDA the profiler sees nothing but launches, and no layer's time is known.
             cache: Remembers times.
+            subject: What else than the shapes of layers and chains their times depend on.
         """
+        self._subject = subject or {}
         self._model, self._feeds, self._target, self._cache = model, feeds, target, cache
         self._layers = {layer.name: layer for layer in layers}
 
@@ -93,7 +101,7 @@ class InsideTimer:
 
     def _key(self, name: str, chain: Chain | None) -> str:
         places = [signature(one, chain or as_chain(one)) for one in self._layers[name].one_by_one()]
-        return timing_key({"inside": _METHOD, "places": places}, self._target)
+        return timing_key({"inside": _METHOD, "places": places, **self._subject}, self._target)
 
     @cached_property
     def _dense(self) -> tuple[dict[str, float], float, float]:

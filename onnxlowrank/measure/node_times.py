@@ -32,10 +32,11 @@ from onnxlowrank.temporary import Scratch
 
 _MOST = 100  # runs
 _EVENT = "_kernel_time"
-# Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node.
+# Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node,
+# numbered where they are int8.
 _BLOCKED = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?")
 _BLOCKED_BATCH_NORM = re.compile(r"(?P<tensor>.+)_bn_nchwc(_token_\d+)?")
-_FUSED = re.compile(r"(fused )?(?P<node>.+?)(/\w+Fusion/*)*")
+_FUSED = re.compile(r"(fused )?(?P<node>.+?)(/\w+Fusion/*)*(_token_\d+)?")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
+INT8_IS_ENOUGH = "int8 alone reaches the goal"
 NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
@@ -51,17 +52,43 @@ class NetworkBuilder:
             predicted: The speed-up that is promised.
             reason: Why the layers that have a choice are kept, where there was no selection.
         """
-        network = self.network
         chains = self.fitter.fit(plan, self.progress)
-        failed = [layer for layer in network.layers if plan[layer.name].method != KEEP and layer.name not in chains]
+        failed = [
+            layer for layer in self.network.layers if plan[layer.name].method != KEEP and layer.name not in chains
+        ]
         plan = plan | {layer.name: keep(layer) for layer in failed}
-        model = network.written(chains) if chains else network.original
-        advance = self.progress.stage("measure", 1.0)
-        both = network.original, model
-        before, after = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005)
-        advance(1.0)
-        _LOG.info("speed-up of the fitted network %.3f", median_speedup(before, after))
+        model = self.network.finished(chains, self.progress)
+        before, after = self._timed(model)
         return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})
+
+    def int8_alone(self) -> FittedNetwork | None:
+        """Return the network that is int8 and nothing else, to compare with; None where none is to be int8."""
+        if self.network.int8 is None:
+            return None
+        return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_ENOUGH)
+
+    def original(self, reason: str) -> FittedNetwork:
+        """Return the network as it was given, for want of a better one."""
+        return self._with_all_kept(self.network.original, reason)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all layers may be kept: none has ranks that were set by hand."""
+        return all(any(one.method == KEEP for one in items) for items in self.candidates.values())
+
+    def _with_all_kept(self, model: onnx.ModelProto, reason: str) -> FittedNetwork:
+        plan = {layer.name: keep(layer) for layer in self.network.layers}
+        before, after = self._timed(model)
+        return FittedNetwork(plan, {}, model, before, after, None, reason)
+
+    def _timed(self, model: onnx.ModelProto) -> list[Latency]:
+        """Return the times of the original network, and of another one in turns with it."""
+        network, advance = self.network, self.progress.stage("measure", 1.0)
+        both = network.original, model
+        times = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005)
+        advance(1.0)
+        _LOG.info("speed-up of the fitted network %.3f", median_speedup(*times))
+        return times
 
 
 @dataclass(frozen=True, eq=False)

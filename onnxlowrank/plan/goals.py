@@ -27,7 +27,12 @@ _NOT_NEEDED = "the goal is reached without it"
 
 
 def network_for(
-    goal: Goal, builder: NetworkBuilder, timer: ChainTimer, unseen: Inputs, choosing: Inputs
+    goal: Goal,
+    builder: NetworkBuilder,
+    timer: ChainTimer,
+    unseen: Inputs,
+    choosing: Inputs,
+    alone: FittedNetwork | None = None,
 ) -> FittedNetwork:
     """Return the network that reaches a goal, or comes closest.
 
@@ -37,6 +42,7 @@ def network_for(
         timer: Times chains, where the goal is a time.
         unseen: Inputs that neither the fit nor any choice has seen, to confirm a drop on.
         choosing: Others that the fit has not seen, to choose by within a drop.
+        alone: The network that is int8 and nothing else, where that is the precision asked for.
     """
     if goal.kind in COUNTED:
         make = {CONV_MACS: network_for_conv_macs, MAX_MACS: network_for_macs, MAX_SIZE: network_for_size}[goal.kind]
@@ -44,17 +50,25 @@ def network_for(
     else:
         latency_model = LatencyModel(builder.network, builder.candidates, builder.losses, timer)
         if goal.kind == LATENCY:
-            fitted = network_for_latency(builder, latency_model, goal.value)
+            fitted = network_for_latency(builder, latency_model, goal.value, alone)
         elif goal.kind == MAX_DROP:
-            fitted = network_for_drop(builder, latency_model, unseen, choosing, goal.value)
+            fitted = network_for_drop(builder, latency_model, unseen, choosing, goal.value, alone)
         else:
-            fitted = network_for_speedup(builder, latency_model, goal.value)
+            fitted = network_for_speedup(builder, latency_model, goal.value, alone)
         tradeoff = _timed_tradeoff(builder, latency_model)
     return replace(fitted, tradeoff=tradeoff)
 
 
-def network_for_speedup(builder: NetworkBuilder, latency_model: LatencyModel, speedup: float) -> FittedNetwork:
-    """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none."""
+def network_for_speedup(
+    builder: NetworkBuilder, latency_model: LatencyModel, speedup: float, alone: FittedNetwork | None = None
+) -> FittedNetwork:
+    """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none.
+
+    That is the one that is int8 alone, where it is fast enough, or where nothing faster is found.
+    """
+    others = [] if alone is None or not builder.is_free else [alone]
+    if others and others[0].speedup >= speedup:
+        return others[0]
     fitted: list[FittedNetwork] = []
     wanted = speedup
     for _ in range(_FITS):
@@ -66,16 +80,20 @@ def network_for_speedup(builder: NetworkBuilder, latency_model: LatencyModel, sp
             break
         wanted = max(speedup * planned.speedup / fitted[-1].speedup, 1.0)
     reached = [one for one in fitted if one.speedup >= speedup]
-    return min(reached, key=lambda one: one.speedup) if reached else max(fitted, key=lambda one: one.speedup)
+    return (
+        min(reached, key=lambda one: one.speedup) if reached else max([*fitted, *others], key=lambda one: one.speedup)
+    )
 
 
-def network_for_latency(builder: NetworkBuilder, latency_model: LatencyModel, milliseconds: float) -> FittedNetwork:
+def network_for_latency(
+    builder: NetworkBuilder, latency_model: LatencyModel, milliseconds: float, alone: FittedNetwork | None = None
+) -> FittedNetwork:
     """Return the most accurate network found that takes so long; the fastest one if there is none."""
     network = builder.network
     (now,) = measure_in_sessions([network.original], network.feeds, network.target, seconds=5.0)
-    if now.median <= milliseconds:
+    if now.median <= milliseconds and alone is None:
         return builder.build(least_plan(builder.candidates), reason=_NOT_NEEDED)
-    return network_for_speedup(builder, latency_model, now.median / milliseconds)
+    return network_for_speedup(builder, latency_model, now.median / milliseconds, alone)
 
 
 def network_for_conv_macs(builder: NetworkBuilder, speedup: float) -> FittedNetwork:
@@ -102,11 +120,11 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network whose file has at most so many bytes, or as few as possible."""
     network, plan, in_bytes = builder.network, least_plan(builder.candidates), _in_bytes(builder.network)
     is_rewritten = any(candidate.method != KEEP for candidate in plan.values())
-    least = network.outline(plan) if is_rewritten else network.original
+    least = network.outline(plan) if is_rewritten or network.int8 is not None else network.original
     if byte_count(least) <= most:
         return builder.build(plan, reason=_NOT_NEEDED)
 
-    size = byte_count(least if is_rewritten else network.written({}))
+    size = byte_count(least if is_rewritten else network.kept_all)
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
         around = size - sum(map(in_bytes, plan.values()))
         plan = plan_by(in_bytes, builder.candidates, most - around, builder.select, builder.losses)
@@ -118,6 +136,8 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
 
 def _in_bytes(network: Network) -> Callable[[Candidate], int]:
     """Return what tells the bytes of a candidate's weights, as they are stored."""
+    if network.int8 is not None:
+        return lambda candidate: candidate.parameters
     return lambda candidate: bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
 
 
@@ -125,7 +145,7 @@ def _counted_tradeoff(builder: NetworkBuilder, kind: str) -> Tradeoff:
     """Return what a selection by multiply-accumulates, of the convolutions alone or of all, or by bytes chose from."""
     network = builder.network
     if kind == MAX_SIZE:
-        whole = byte_count(network.written({}))
+        whole = byte_count(network.kept_all)
         fixed = whole - sum(map(_in_bytes(network), least_plan(builder.candidates).values()))
     else:
         fixed = sum(one.macs for one in network.kept if one.is_conv or kind == MAX_MACS)

@@ -40,8 +40,8 @@ class LatencyModel:
 
     Attributes:
         rest: Milliseconds of what belongs to no layer.
-        whole: Milliseconds of the network as it is.
-        dense: Milliseconds of every layer as it is.
+        whole: Milliseconds of the original network.
+        dense: Milliseconds of every layer that is kept.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LatencyModel:
         losses: Losses,
         timer: ChainTimer,
     ) -> None:
-        """Time the network as it is, and each of its layers alone.
+        """Time the network that keeps all layers, and each of its layers alone.
 
         Args:
             network: Whose layers they replace.
@@ -70,7 +70,7 @@ class LatencyModel:
         alone = {layer.name: timer.milliseconds(layer, None).ms for layer in network.layers if layer.name not in inside}
         self._told = inside.keys()
         self.dense = alone | inside
-        self.whole = whole
+        self.whole = network.original_time
         self.rest = max(whole - sum(self.dense.values()), 0.0)
         for name in self._layers:  # of several equal layers the first one stands for all, and what scales tell apart
             times = self._timed[self._kinds[name], KEEP]

@@ -22,11 +22,18 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.inside_timer import InsideTimer
+from onnxlowrank.measure.interleaved import measure_in_sessions
+from onnxlowrank.measure.latency import median_speedup
 from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.node_times import profile_interleaved, time_per_layer
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
-from onnxlowrank.progress import Advance
+from onnxlowrank.progress import Advance, Progress
+from onnxlowrank.quantize.int8 import Int8
+
+INT8_SUBJECT = {"precision": "int8"}
+"""What times of int8 layers and chains are remembered with."""
+_DENSE_S = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +53,7 @@ class Network:
         kept: What multiplies and accumulates, and belongs to no layer.
         times: Remembers measured times.
         at_once: How many of its inputs may be joined to one.
+        int8: Makes it int8; None where it stays in float32.
     """
 
     original: onnx.ModelProto
@@ -60,6 +68,7 @@ class Network:
     kept: Sequence[KeptNode] = ()
     times: Cache = field(default_factory=Cache)
     at_once: int = 1
+    int8: Int8 | None = None
 
     def compare(
         self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
@@ -77,15 +86,39 @@ class Network:
         inside = None
         if tensors:
             exposed = with_only_outputs(self.model, tensors)
-            inside = exposed, self._written(exposed, chains)
+            if self.int8 is None:
+                inside = exposed, self._written(exposed, chains)
+            else:
+                inside = exposed, exposed if model is self.original else with_only_outputs(model, tensors)
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside, self.at_once)
         if self.metric is None:
             return found
         return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
-        """Return the network of a plan, with constants for weights."""
-        return self.written(self.outlines(plan))
+        """Return the network of a plan as it is timed, with constants for weights."""
+        return self._timed(self.outlines(plan))
+
+    @cached_property
+    def dense(self) -> onnx.ModelProto:
+        """The network with all its layers kept, as it is timed."""
+        return self.model if self.int8 is None else self.int8.outline(self.model)
+
+    @property
+    def kept_all(self) -> onnx.ModelProto:
+        """The network with all its layers kept, as it is written: to be counted."""
+        return self._timed({})
+
+    def finished(self, chains: Mapping[str, Chain], progress: Progress) -> onnx.ModelProto:
+        """Return the network with fitted chains in place of layers as it is given to the user."""
+        if self.int8 is not None:
+            return self.int8.network(chains, self.written, progress)
+        return self.written(chains) if chains else self.original
+
+    def _timed(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
+        """Return the network with chains in place of layers as it is timed."""
+        written = self.written(chains)
+        return written if self.int8 is None else self.int8.outline(written)
 
     def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
@@ -111,16 +144,26 @@ class Network:
 
     @property
     def dense_times(self) -> tuple[dict[str, float], float]:
-        """The milliseconds of the layers as they are, where they can be told, and of the whole network."""
+        """The milliseconds of the layers that are kept, where they can be told, and of the network that keeps all."""
         return self._inside.dense, self._inside.whole
+
+    @cached_property
+    def original_time(self) -> float:
+        """The milliseconds of the original network."""
+        _, whole = self.dense_times
+        if self.int8 is None:
+            return whole
+        both = self.original, self.dense
+        return whole * median_speedup(*measure_in_sessions(both, self.feeds, self.target, _DENSE_S, fewest=2))
 
     def chain_times(self, chains: Mapping[str, Chain]) -> dict[str, float]:
         """Return the milliseconds of chains inside the network they make together, where they can be told."""
-        return self._inside.milliseconds(chains, self.written)
+        return self._inside.milliseconds(chains, self._timed)
 
     @cached_property
     def _inside(self) -> InsideTimer:
-        return InsideTimer(self.model, self.layers, self.feeds, self.target, self.times)
+        subject = None if self.int8 is None else INT8_SUBJECT
+        return InsideTimer(self.dense, self.layers, self.feeds, self.target, self.times, subject)
 
     def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:
         """Return for every model, run in turns, the milliseconds of the layers, dense or rewritten.

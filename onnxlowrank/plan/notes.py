@@ -8,7 +8,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import Plan
-from onnxlowrank.plan.builder import FittedNetwork
+from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork
 from onnxlowrank.plan.counted import macs_speedup
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.tradeoff import Tradeoff
@@ -57,12 +57,17 @@ def warnings_of(
 ) -> list[str]:
     """Return what the user should hear when times or counts are uncertain, the goal is overshot, or much is lost."""
     warnings = []
+    if network.int8 is not None and network.int8.weight_bits == 8:
+        warnings.append(
+            "int8 weights have 8 bits: on x86 processors without VNNI sums of products overflow and OUTPUT computes "
+            "something else; --int8-weights 7bit computes the same everywhere"
+        )
     uncounted = [f"{one.name} ({one.reason})" for one in network.kept if not one.is_counted]
     if uncounted:
         warnings.append(
             f"there are more multiply-accumulates than are reported, not all could be counted of {'; '.join(uncounted)}"
         )
-    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value:
+    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value and fitted.reason != INT8_IS_ENOUGH:
         warnings.append(
             f"{fitted.speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come "
             "closer, or no plan lies between; a new run on an idle machine may find one"

@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from onnxlowrank.goal import CONV_MACS, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
+from onnxlowrank.goal import CONV_MACS, FLOAT32, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
+from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
@@ -47,6 +48,8 @@ def headline(result: Result) -> str:
                 f"{result.latency_speedup:.2f}x faster in measured latency, {got} lost ({asked} were allowed): {cost}."
             )
         return f"Nothing faster was found that loses at most {asked}."
+    if result.reached and result.int8_alone is not None and not _is_rewritten(result):
+        cost = f"{cost}, by int8 alone, no layer had to be decomposed"
     if result.reached:
         return f"{got} {_KINDS[goal.kind]}{faster} ({asked} was asked for): {cost}."
     if goal.kind == MAX_MACS and not result.after.is_counted:
@@ -106,11 +109,14 @@ def _layers(result: Result) -> Table:
             *map(amount, layer.macs),
             *([f"{ms:.3f}" for ms in layer.milliseconds] if layer.milliseconds else [""] * 2 * timed),
             "" if layer.method == KEEP or layer.energy is None else f"{layer.energy:.3f}",
+            *([_precision(layer)] if result.precision != FLOAT32 else []),
         )
         for layer in result.layers
     ]
     times = ("ms", "after") if timed else ()
-    return Table("Layers", ("layer", "became", "MACs", "after", *times, "energy kept"), rows, frozenset({0, 1}))
+    precision = ("precision",) if result.precision != FLOAT32 else ()
+    columns = ("layer", "became", "MACs", "after", *times, "energy kept", *precision)
+    return Table("Layers", columns, rows, frozenset({0, 1, *([len(columns) - 1] if precision else [])}))
 
 
 def _whole(result: Result) -> Table:
@@ -131,7 +137,23 @@ def _whole(result: Result) -> Table:
     rows.append(("latency, 10th .. 90th percentile", _spread(before), _spread(after), ""))
     rows.append(("speed-up, median over runs taken in turns", "", "", f"{result.latency_speedup:.2f}x"))
     rows += [(*row, "") for row in agreement_rows(result.agreement)]
+    if result.int8_weights is not None:
+        rows.append(("bits of int8 weights", "", str(result.int8_weights), ""))
+    if result.int8_alone is not None:
+        rows += _int8_alone(result.int8_alone)
     return Table(f"Whole model, timed on {where}", ("", "before", "after", "ratio"), rows)
+
+
+def _int8_alone(alone: Int8Alone) -> list[tuple[str, ...]]:
+    """Return rows on the network that is int8 and nothing else."""
+    return [
+        ("int8 alone: speed-up", "", "", f"{alone.latency_speedup:.2f}x"),
+        ("int8 alone: what it loses", "", cost_text(alone.agreement), ""),
+    ]
+
+
+def _is_rewritten(result: Result) -> bool:
+    return any(layer.method != KEEP for layer in result.layers)
 
 
 def _figures(result: Result) -> list[Figure]:
@@ -158,6 +180,10 @@ def _figures(result: Result) -> list[Figure]:
 
 def _became(layer: LayerReport) -> str:
     return KEEP if layer.method == KEEP else f"{layer.method} {_ranks(layer)}"
+
+
+def _precision(layer: LayerReport) -> str:
+    return layer.precision + (f": {layer.float32_because}" if layer.float32_because else "")
 
 
 def _as_images(filters: FloatArray) -> FloatArray:

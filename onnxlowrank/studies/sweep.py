@@ -13,7 +13,7 @@ import joblib
 
 from onnxlowrank.destinations import check_destinations
 from onnxlowrank.errors import OptionError
-from onnxlowrank.goal import SPEEDUP, Goal, goal_of
+from onnxlowrank.goal import FLOAT32, SPEEDUP, Goal, goal_of
 from onnxlowrank.graph.load import load, save, write_atomically
 from onnxlowrank.graph.outside import digest as model_digest
 from onnxlowrank.inputs.preprocess import Preprocess
@@ -58,6 +58,8 @@ def sweep(
     outputs: Mapping[str, str] | None = None,
     provider: str = "cpu",
     threads: int = 1,
+    precision: str = FLOAT32,
+    int8_weights: str | None = None,
     passes: Sequence[str] | None = None,
     seed: int = 0,
     jobs: int = 1,
@@ -81,6 +83,8 @@ def sweep(
         outputs: How outputs are measured, likewise.
         provider: Where latency is measured.
         threads: Number of threads latency is measured with.
+        precision: ``float32``, or ``int8``: of all points.
+        int8_weights: ``7bit`` or ``8bit``.
         passes: Names of the methods to choose from; None means all.
         seed: Of everything random.
         jobs: How many processes share the points, through joblib: inside ``joblib.parallel_config(backend="dask")``
@@ -106,6 +110,8 @@ def sweep(
         outputs=outputs or {},
         provider=provider,
         threads=threads,
+        precision=precision,
+        int8_weights=int8_weights,
         passes=passes,
         seed=seed,
     )

@@ -159,6 +159,10 @@ REFUSED: dict[str, Case] = {
     "provider without hardware": option("--provider", "cuda", says="--provider cuda|--provider cpu"),
     "options of the cpu": option("--provider", "cpu:use_tf32=0", says="--provider cpu:use_tf32=0|cuda:use_tf32=0"),
     "options of no value": option("--provider", "cuda:use_tf32", says="--provider cuda:use_tf32 |cuda:use_tf32=0"),
+    "precision unknown": option("--precision", "int3", says="--precision int3|float32, int8"),
+    "bits unknown": option("--int8-weights", "6bit", says="--int8-weights 6bit|7bit, 8bit"),
+    "bits of no int8": option("--int8-weights", "7bit", says="--int8-weights 7bit|--precision int8"),
+    "int8 without data": case(*GOOD[:2], "--precision", "int8", says="--precision int8|--calibration"),
     "provider unknown": option("--provider", "xyz", says="--provider xyz|cpu, cuda"),
     "no threads": option("--threads", "0", says="--threads 0"),
     "too many threads": option("--threads", "99999999999", says="--threads 99999999999"),
@@ -310,7 +314,7 @@ def test_full_run(command: Command, place: Path) -> None:
     for words in ("n_c", "1.5x was asked for", "written: out.onnx", "top-1 accuracy"):
         assert words in ended.out
     report = json.loads((ended.folder / "r.json").read_text())
-    assert report["schema"] == 4
+    assert report["schema"] == 5
     assert report["goal"]["kind"] == "conv_macs"
     assert report["goal"]["reached"] is True
     assert report["macs_speedup"] >= 1.5

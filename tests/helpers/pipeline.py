@@ -53,7 +53,7 @@ def check(model: onnx.ModelProto, feeds: Feeds, arguments: dict[str, object], tw
     onnx.checker.check_model(result.model)
     kept = all(layer.method == "keep" for layer in result.layers)
     assert all(layer.kept_because for layer in result.layers if layer.method == "keep")
-    if kept:
+    if kept and arguments.get("precision") != "int8":
         assert result.model.SerializeToString(deterministic=True) == before
     for had, has in zip(run(model, feeds), run(result.model, feeds), strict=True):
         for one, other in zip(had, has, strict=True):

@@ -15,6 +15,7 @@ def no_stopwatch(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(pipeline, "ChainTimer", CountingTimer)
     monkeypatch.setattr(Network, "layer_times", lambda self, *models: [{} for _ in models])
     monkeypatch.setattr(Network, "dense_times", ({}, 1.0))
+    monkeypatch.setattr(Network, "original_time", 1.0)
     for module in (builder, goals, search):
         monkeypatch.setattr(module, "measure_in_sessions", lambda models, *_, **__: [Latency((1.0,) * 7)] * len(models))
 
@@ -24,7 +25,7 @@ class CountingTimer:
 
     timed = noisy = 0
 
-    def __init__(self, target, cache):
+    def __init__(self, target, cache, prepare=None, subject=None):
         pass
 
     def milliseconds(self, layer, chain):
