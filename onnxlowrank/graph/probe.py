@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxlowrank.errors import UnsupportedModelError
@@ -96,6 +96,13 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
         inputs=[*model.graph.input, positions],
         outputs=outputs,
     )
+
+
+def sampled_positions(numbers: NDArray[np.float32], total: int, share: int = 1) -> NDArray[np.int64]:
+    """Return the positions, of so many, that a probe of that share samples where these random numbers are fed."""
+    count = min(-(-len(numbers) // share), total)
+    place = np.arange(count) + numbers[:count].astype(np.float64)
+    return np.floor(np.minimum(place * total / count, total - 1)).astype(np.int64)
 
 
 def with_only_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
