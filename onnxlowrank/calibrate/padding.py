@@ -37,7 +37,7 @@ class Padding:
 
     def is_in(self, layer: Layer) -> bool:
         """Return whether a layer computes something at every position of the mask."""
-        if self.mask is None or layer.is_conv:
+        if self.mask is None or not layer.channels_last:
             return False
         shapes = [place.output_shape for place in layer.places]
         return all(len(shape) == 3 and shape[1] == self._length for shape in shapes)

@@ -159,4 +159,4 @@ def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Pr
 
 def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
     """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
-    return Probe(name, tensor, not layer.is_conv, share=len(layer.places))
+    return Probe(name, tensor, layer.channels_last, share=len(layer.places))

@@ -139,7 +139,12 @@ class Chain:
 
     def macs_in(self, layer: Layer) -> int:
         """Return the multiply-accumulates for one sample in place of ``layer``, at all its places together."""
-        return sum(layer.for_one_sample(self.macs(place.input_shape), place) for place in layer.places)
+        total = 0
+        for place in layer.places:
+            shape = place.input_shape
+            rows = (*shape[:-2], shape[-1], shape[-2]) if layer.columns else shape
+            total += layer.for_one_sample(self.macs(rows), place)
+        return total
 
     @property
     def is_finite(self) -> bool:

@@ -119,6 +119,8 @@ class Layer:
         output_shape: Likewise.
         elsewhere: The other places, in graph order.
         samples: How many samples the input had that it was run on; None for one an entry of its first axis.
+        columns: Whether it multiplies the columns of its input, not the rows: a Gemm with ``transA``, whose responses
+            are rows all the same, or a MatMul by a matrix on the left, ``[N, C, T]`` to ``[N, F, T]``.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Layer:
     output_shape: tuple[int, ...] = ()
     elsewhere: tuple[Place, ...] = ()
     samples: int | None = None
+    columns: bool = False
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -164,6 +167,11 @@ class Layer:
     def is_conv(self) -> bool:
         """Whether the layer is a convolution."""
         return self.op == "Conv"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the response has its maps along the last axis, not along axis 1."""
+        return not self.is_conv and not (self.columns and self.op == "MatMul")
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -217,7 +225,7 @@ class Layer:
         return macs if self.samples is None else -(-macs * entries // self.samples)
 
     def _positions(self, place: Place) -> int:
-        return math.prod(place.output_shape[2:] if self.is_conv else place.output_shape[1:-1])
+        return math.prod(place.output_shape[1:-1] if self.channels_last else place.output_shape[2:])
 
     @property
     def parameters(self) -> int:

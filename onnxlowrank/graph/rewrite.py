@@ -117,7 +117,8 @@ class _Builder:
                 tensor = node.outputs[0]
         if layer.op == "MatMul" and chain.bias is not None:
             name = unique(f"{layer.name}/lowrank/bias", self._taken)
-            nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", chain.bias)]))
+            addend = chain.bias[:, None] if layer.columns else chain.bias
+            nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", addend)]))
         return nodes
 
     def _link(
@@ -153,6 +154,8 @@ class _Builder:
     def _dense(self, layer: Layer, step: Step, name: str, bias: FloatArray | None, source: gs.Tensor) -> gs.Node:
         """Return the one node that computes a step on maps in their order."""
         if layer.op == "MatMul":
+            if layer.columns:
+                return self._node("MatMul", name, [self._constant(f"{name}.weight", step.weight), source])
             return self._node("MatMul", name, [source, self._constant(f"{name}.weight", step.weight.T)])
         operands = [self._constant(f"{name}.weight", step.weight)]
         if layer.op == "Gemm" and bias is None and self._opset < 11:  # until then its C was not optional
@@ -160,6 +163,8 @@ class _Builder:
         if bias is not None:
             operands.append(self._constant(f"{name}.bias", bias))
         attributes = conv_attributes(step) if layer.is_conv else {"transB": 1}
+        if layer.op == "Gemm" and layer.columns and source.name in {place.input for place in layer.places}:
+            attributes["transA"] = 1
         return self._node(layer.op, name, [source, *operands], **attributes)
 
     def _gather(self, name: str, source: gs.Tensor, order: IntArray) -> Generator[gs.Node, None, gs.Tensor]:

@@ -128,7 +128,7 @@ def fastest_lowering(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str
 def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
     """Return what the time of ``chain`` in place of ``layer`` depends on; the values of weights it does not."""
     return {
-        "op": layer.op,
+        "op": layer.op + " of columns" * layer.columns,
         "input": list(layer.input_shape),
         "activation": layer.activation.name,
         "shortcut": layer.shortcut is not None,

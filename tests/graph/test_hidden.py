@@ -85,5 +85,5 @@ def test_the_error_lists_what_is_kept_and_why():
     with pytest.raises(UnsupportedModelError) as caught:
         optimize(model, target="macs", calibration=[{"x": normal(RNG, 4, 4), "yes": np.array(True)}])
     said = str(caught.value)
-    assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left)" in said
+    assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left, " in said
     assert "deep (inside If 'choose')" in said
