@@ -39,6 +39,7 @@ class Channel(Pass):
     """Fewer filters, then a 1x1 convolution that restores the channels."""
 
     name = "channel"
+    ops = ("Conv", "ConvTranspose")
     rank_names = ("d'",)
 
     def refusal(self, layer: Layer) -> str | None:

@@ -132,9 +132,8 @@ class Chain:
         size = input_shape[2:] if axes else input_shape[1:-1]
         total = 0
         for step in self.steps:
-            if axes:
-                size = step.geometry.output_size(size, step.kernel)
-            total += math.prod(size) * int(step.weight.size)
+            before, size = size, step.geometry.output_size(size, step.kernel) if axes else size
+            total += math.prod(before if step.geometry.transposed else size) * int(step.weight.size)
         return total
 
     def macs_in(self, layer: Layer) -> int:

@@ -1,4 +1,4 @@
-"""Finds the layers of a network: Conv, Gemm and MatMul(+Add) nodes with a constant weight."""
+"""Finds the layers of a network: Conv, ConvTranspose, Gemm and MatMul(+Add) nodes with a constant weight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from onnxlowrank.graph.convolution import swapped
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
 from onnxlowrank.graph.refusals import left_of, refusal
@@ -17,11 +18,11 @@ from onnxlowrank.graph.tie import tie
 def find_layers(model: ModelProto) -> list[Layer]:
     """Return the layers of a normalised model in the graph order of their first places, their shapes still empty.
 
-    A layer is a Conv over one or two spatial axes, a Gemm, or a MatMul by a matrix on the right, or on the left of
-    ``[N, C, T]``, together with the Add of its bias, if that is all that reads the product. Weight and bias must be
-    float32 and constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a default. A
-    weight without a single element is no layer's. Nodes inside subgraphs are left alone. Nodes that read the same
-    weight are one layer with several places, if they have the same bias and attributes as well: see
+    A layer is a Conv or ConvTranspose over one or two spatial axes, a Gemm, or a MatMul by a matrix on the right, or on
+    the left of ``[N, C, T]``, together with the Add of its bias, if that is all that reads the product. Weight and bias
+    must be float32 and constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a
+    default. A weight without a single element is no layer's. Nodes inside subgraphs are left alone. Nodes that read the
+    same weight are one layer with several places, if they have the same bias and attributes as well: see
     :mod:`onnxlowrank.graph.tie`.
     """
     index = Index.of(model)
@@ -38,7 +39,7 @@ def _find(index: Index, node: NodeProto) -> Layer | None:
     """Return the layer that begins at ``node``, as if nothing followed it; None where it is none."""
     if refusal(index, node) is not None:
         return None
-    if is_standard(node, "Conv"):
+    if is_standard(node, "Conv", "ConvTranspose"):
         return _conv(index, node)
     if is_standard(node, "Gemm"):
         return _gemm(index, node)
@@ -54,18 +55,21 @@ def _with_surroundings(index: Index, layer: Layer) -> Layer:
 
 
 def _conv(index: Index, node: NodeProto) -> Layer | None:
-    """Return the layer of a Conv node."""
+    """Return the layer of a Conv or a ConvTranspose node."""
     weight, bias = index.weights(node.input[1]), _operand(index, node, 2)
     if weight is None:
         return None
-    values, axes = attributes(node), weight.ndim - 2
+    values, axes, transposed = attributes(node), weight.ndim - 2, node.op_type == "ConvTranspose"
     geometry = Geometry(
         strides=tuple(values.get("strides", (1,) * axes)),
         pads=tuple(values.get("pads", (0,) * 2 * axes)),
         dilations=tuple(values.get("dilations", (1,) * axes)),
         auto_pad=values.get("auto_pad", "NOTSET"),
+        transposed=transposed,
+        output_padding=tuple(values.get("output_padding", ())),
     )
-    return _layer(index, node, weight, bias, geometry, group=values.get("group", 1))
+    group = values.get("group", 1)
+    return _layer(index, node, swapped(weight, group) if transposed else weight, bias, geometry, group)
 
 
 def _gemm(index: Index, node: NodeProto) -> Layer | None:

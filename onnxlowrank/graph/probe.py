@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import DENSE, Step, Window
-from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.convolution import conv_attributes, conv_operator, conv_weight
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
 POSITIONS = "onnxlowrank_positions"
@@ -173,8 +173,8 @@ class _Sampler:
         tensor = probe.tensor
         for step in probe.steps:
             plain = step if step.take is None and step.give is None else step.lowered(DENSE)
-            weight = self._initializer("weight", np.asarray(plain.weight, np.float32))
-            tensor = self._node("Conv", tensor, weight, **conv_attributes(plain))
+            weight = self._initializer("weight", np.asarray(conv_weight(plain), np.float32))
+            tensor = self._node(conv_operator(plain.geometry), tensor, weight, **conv_attributes(plain))
         if probe.window is not None:
             rows = self._patches(tensor, probe.window, probe.share)
         elif probe.channels_last:
@@ -200,11 +200,12 @@ class _Sampler:
         one = self._constant([1])
         image = self._node("Reshape", pixels, self._node("Concat", one, one, spatial, axis=0))
         one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel)
+        step = Step("taps", one_hot, window.geometry)
         layout = self._node(
-            "Conv",
+            conv_operator(window.geometry),
             self._node("Cast", image, to=TensorProto.FLOAT),
-            self._initializer("taps", one_hot),
-            **conv_attributes(Step("taps", one_hot, window.geometry)),
+            self._initializer("taps", conv_weight(step)),
+            **conv_attributes(step),
         )
         pixel = self._node(
             "Reshape", self._int64(self._channels_first(layout, share)), self._constant([-1])

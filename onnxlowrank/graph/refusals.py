@@ -9,7 +9,6 @@ from onnxlowrank.graph.count import MICROSOFT
 from onnxlowrank.graph.index import Index, attributes, is_standard
 
 _KINDS = {
-    "ConvTranspose": "transposed convolution",
     "DeformConv": "deformable convolution",
     "LSTM": "recurrent layer (LSTM)",
     "GRU": "recurrent layer (GRU)",
@@ -18,10 +17,10 @@ _KINDS = {
 
 
 def refusal(index: Index, node: NodeProto) -> str | None:
-    """Return why ``node``, of the main graph, is no layer, or None if it is one: a Conv, Gemm or MatMul to rewrite."""
+    """Return why ``node``, of the main graph, is no layer, or None if it is one to rewrite: a Conv, Gemm, MatMul ..."""
     if node.domain.startswith(MICROSOFT):
         return f"fused by onnxruntime ({node.op_type})"
-    if is_standard(node, "Conv"):
+    if is_standard(node, "Conv", "ConvTranspose"):
         return _conv(index, node)
     if is_standard(node, "Gemm"):
         return _gemm(index, node)
@@ -33,7 +32,9 @@ def refusal(index: Index, node: NodeProto) -> str | None:
 def _conv(index: Index, node: NodeProto) -> str | None:
     axes = _axes(index, node.input[1])
     if axes is not None and axes not in (3, 4):
-        return f"{axes - 2}-D convolution"
+        return f"{axes - 2}-D {'transposed ' * (node.op_type == 'ConvTranspose')}convolution"
+    if attributes(node).get("output_shape"):
+        return "its output_shape is given: its padding depends on its input"
     return _constant(index, node, 1, "weight") or _constant(index, node, 2, "bias")
 
 

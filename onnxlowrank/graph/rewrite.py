@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxlowrank.graph.chain import Chain, IntArray, Step
-from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.convolution import conv_attributes, conv_operator, conv_weight
 from onnxlowrank.graph.layer import FloatArray, Layer, Place
 from onnxlowrank.graph.walk import names, opset, rebuild, unique
 
@@ -157,7 +157,7 @@ class _Builder:
             if layer.columns:
                 return self._node("MatMul", name, [self._constant(f"{name}.weight", step.weight), source])
             return self._node("MatMul", name, [source, self._constant(f"{name}.weight", step.weight.T)])
-        operands = [self._constant(f"{name}.weight", step.weight)]
+        operands = [self._constant(f"{name}.weight", conv_weight(step))]
         if layer.op == "Gemm" and bias is None and self._opset < 11:  # until then its C was not optional
             bias = np.zeros(step.weight.shape[0])
         if bias is not None:
@@ -165,7 +165,8 @@ class _Builder:
         attributes = conv_attributes(step) if layer.is_conv else {"transB": 1}
         if layer.op == "Gemm" and layer.columns and source.name in {place.input for place in layer.places}:
             attributes["transA"] = 1
-        return self._node(layer.op, name, [source, *operands], **attributes)
+        op = conv_operator(step.geometry) if layer.is_conv else layer.op
+        return self._node(op, name, [source, *operands], **attributes)
 
     def _gather(self, name: str, source: gs.Tensor, order: IntArray) -> Generator[gs.Node, None, gs.Tensor]:
         """Yield the node that puts maps in an order; return its output."""

@@ -137,7 +137,7 @@ def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
             [
                 list(step.weight.shape),
                 [list(values) for values in (step.geometry.strides, step.geometry.pads, step.geometry.dilations)],
-                step.geometry.auto_pad,
+                step.geometry.auto_pad + f" transposed {step.geometry.output_padding}" * step.geometry.transposed,
                 step.group,
                 None if step.take is None else len(step.take),
                 None if step.give is None else len(step.give),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import pytest
-from helpers.models import conv_model, error, normal, parse, run
+from helpers.models import conv_model, error, normal, parse, run, transposed_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
@@ -109,8 +109,11 @@ def dense_model(case: Case, chain: Chain) -> ModelProto:
     if not layer.is_conv:
         return matrix_model(layer.op, kernel, chain.bias)
     geometry = layer.geometry
-    pads = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
-    return conv_model(kernel, chain.bias, strides=geometry.strides, dilations=geometry.dilations, **pads)
+    attributes = {"strides": geometry.strides, "dilations": geometry.dilations}
+    attributes |= {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
+    if geometry.transposed:
+        return transposed_model(kernel, chain.bias, output_padding=geometry.output_padding, **attributes)
+    return conv_model(kernel, chain.bias, **attributes)
 
 
 def absolute(chain: Chain) -> Chain:
@@ -141,7 +144,7 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         shape = (batch, c) if kind == "Gemm" else (batch, 3, c)
         return case_of(matrix_model(kind, normal(rng, f, c), bias), [normal(rng, *shape) for _ in range(feeds)])
 
-    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind == "conv1d" else 2]
+    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind.endswith("1d") else 2]
     axes = len(kernel)
 
     def each(low: int, high: int, count: int = axes) -> list[int]:
@@ -156,11 +159,18 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         attributes["auto_pad"] = auto_pad
     extra = [12] * axes if lots else each(0, 5)
     size = [d * (k - 1) + 1 + e for d, k, e in zip(attributes["dilations"], kernel, extra, strict=True)]
-    model = conv_model(normal(rng, f, c, *kernel), bias, **attributes)
+    if kind.startswith("transposed"):
+        attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
+        if auto_pad != "NOTSET":
+            attributes["output_padding"] = [0] * axes
+        model = transposed_model(normal(rng, f, c, *kernel), bias, **attributes)
+        assume(min(find_layers(model)[0].geometry.output_size(tuple(size), kernel)) > 0)
+    else:
+        model = conv_model(normal(rng, f, c, *kernel), bias, **attributes)
     return case_of(model, [normal(rng, batch, c, *size) + 0.3 for _ in range(feeds)])
 
 
-KINDS = ("conv2d", "conv1d", "Gemm", "MatMul")
+KINDS = ("conv2d", "conv1d", "Gemm", "MatMul", "transposed2d", "transposed1d")
 
 
 def suitable(method: Pass) -> list[str]:
@@ -168,6 +178,8 @@ def suitable(method: Pass) -> list[str]:
     plain = {
         "conv2d": conv_model(normal(RNG, 8, 8, 3, 3)),
         "conv1d": conv_model(normal(RNG, 8, 8, 3)),
+        "transposed2d": transposed_model(normal(RNG, 8, 8, 3, 3)),
+        "transposed1d": transposed_model(normal(RNG, 8, 8, 3)),
         "Gemm": matrix_model("Gemm", normal(RNG, 8, 8), None),
         "MatMul": matrix_model("MatMul", normal(RNG, 8, 8), None),
     }
