@@ -46,6 +46,12 @@ def boxes(given: Given) -> Callable[[Outputs], Score]:
             f"--metric boxes: the original network finds nothing of a score of {SHOWN} and more; give inputs that "
             "show what it detects"
         )
+    every = np.concatenate([one.boxes for samples in truth for one in samples])
+    if np.median((every[:, 2:] - every[:, :2]).min(axis=1)) <= 0:
+        raise OptionError(
+            "--metric boxes: most boxes of the original network have no area: what it gives has yet to be decoded; "
+            "name a function of your own as module:function"
+        )
 
     def score(outputs: Outputs) -> Score:
         found = [read(one) for one in outputs]

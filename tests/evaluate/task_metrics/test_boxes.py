@@ -133,6 +133,7 @@ def test_inputs_on_which_nothing_is_shown():
     [
         ({"y": np.zeros((1, 3))}, r"--metric boxes reads detections: .* the outputs are y float64 \[1, 3\]"),
         ({"y": 9 * filled(HEAD)}, "scores in 0..1"),
+        ({"y": filled(HEAD) * np.where(np.arange(7) == 2, -1, 1)}, "have no area: what it gives has yet to be decoded"),
         ({"y": filled(HEAD) * (np.arange(7) < 4)}, "finds nothing of a score of 0.25"),
     ],
 )
