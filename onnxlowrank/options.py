@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import MissingInputsError, OptionError
-from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_metric
 from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
@@ -49,8 +49,9 @@ class Options:
         ranks: By layer name, settings by hand, or :class:`onnxlowrank.plan.manual_ranks.ManualRank`.
         selection: ``exact`` minimises what the layers' errors do to the output, measured layer by layer, as a knapsack
             problem; ``energy`` is the greedy choice of Zhang 2015, Eq. 13-14; ``uniform`` cuts all layers alike.
-        metric: A figure of merit, more is better: a function of a network's outputs and the labels, see
-            :data:`onnxlowrank.evaluate.figure_of_merit.FigureOfMerit`, or ``module:function`` naming one.
+        metric: A figure of merit, more is better: ``top1``, ``top5``, ``psnr``, ``iou``, ``boxes``, ``cosine`` or
+            ``text``, see :mod:`onnxlowrank.evaluate.task_metrics`; a function of a network's outputs and the labels,
+            see :data:`onnxlowrank.evaluate.figure_of_merit.FigureOfMerit`; or ``module:function`` naming one.
         kernel_metric: How the passes of Denton 2014 and Lebedev 2015 weigh errors of a kernel before its last factor is
             refitted to responses: ``data`` covariance, ``frobenius``, or ``mahalanobis`` (gradients of the network,
             through the ``finetune`` extra).
@@ -103,7 +104,7 @@ class Options:
             raise OptionError(f"--selection {self.selection} is unknown; choose from {', '.join(SELECTIONS)}")
         if self.kernel_metric not in METRICS:
             raise OptionError(f"--kernel-metric {self.kernel_metric} is unknown; choose from {', '.join(METRICS)}")
-        load_metric(self.metric)
+        check_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")
         if self.precision not in PRECISIONS:

@@ -16,7 +16,7 @@ from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.destinations import OUTPUT, check_destinations
-from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
@@ -183,6 +183,7 @@ def optimize_each(
     applicable, reasons = applicable_passes(layers, methods, options.only, options.exclude, conv_only=kind == CONV_MACS)
     by_hand = manual_ranks(layers, applicable, options.ranks)
     measures = measures_of(normalised, given.labelled, options.outputs)
+    check_outputs(options.metric, original, unseen, measures)
     if kind == MAX_DROP:
         unseen, choosing = split_for_drop(unseen, goals[0].value, measures, options.metric)
     used = enough(layers, inputs)

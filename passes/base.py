@@ -144,7 +144,7 @@ class Pass(ABC):
 
     Attributes:
         name: What ``--passes`` calls it.
-        ops: The kinds of layers it decomposes: ``Conv``, ``Gemm``, ``MatMul``.
+        ops: The kinds of layers it decomposes: ``Conv``, ``ConvTranspose``, ``Gemm``, ``MatMul``.
         rank_names: What the entries of a setting are called.
         rough_energy: Whether the energies of its candidates are rough: drafts have to tell how far off they are.
         uses_metric: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.

@@ -39,6 +39,7 @@ class Spatial(Pass):
     """Two one-dimensional convolutions in place of a two-dimensional one."""
 
     name = "spatial"
+    ops = ("Conv", "ConvTranspose")
     rough_energy = True
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
 

@@ -40,6 +40,7 @@ class Svd(KernelPass):
     """Fewer input maps, fewer filters, then a 1x1 convolution that restores the channels."""
 
     name = "svd"
+    ops = ("Conv", "ConvTranspose")
     rough_energy = True
     rank_names = ("K1", "K2")
 

@@ -20,6 +20,7 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.plan import builder, goals, network, search
 from onnxlowrank.plan.manual_ranks import ManualRank
+from onnxlowrank.progress import Silent
 
 RNG = np.random.default_rng(23)
 
@@ -281,7 +282,7 @@ def test_two_inputs():
     assert error(run(result.model, **feeds[0])[0], run(model, **feeds[0])[0]) < 0.3
 
 
-def test_grouped_layers_are_kept():
+def test_depthwise_layers_are_kept():
     model = parse(
         """g (float[N, 16, 12, 12] x) => (float[N, 16, 12, 12] y) {
             a = Conv <pads = [1, 1, 1, 1], group = 16> (x, wa)
@@ -295,7 +296,7 @@ def test_grouped_layers_are_kept():
     result = optimize(model, speedup=1.2, target="macs", calibration=smooth(16, 16, 12, 12))
     a, b, y = result.layers
     assert "group=16" in a.kept_because
-    assert "group=2" in y.kept_because
+    assert y.kept_because == "no setting saves enough for its loss"
     assert b.method != "keep"
     assert a.macs[0] == a.macs[1] == 16 * 9 * 144
     nodes = {node.name: node for node in result.model.graph.node}
@@ -601,6 +602,38 @@ def test_drop_of_a_metric():
     assert result.agreement.merit.name == "negative_size"
     assert result.agreement.drop == result.agreement.merit.before - result.agreement.merit.after
     assert result.latency_speedup > 2
+
+
+@pytest.mark.usefixtures("counted")
+def test_drop_of_a_metric_that_is_built_in():
+    model, x = vgg(), smooth(96)
+    result = optimize(model, max_drop=0.5, metric="cosine", calibration=x, passes=["channel"], selection="energy")
+    assert result.agreement.merit.before == pytest.approx(100)
+    assert 0 < result.agreement.drop < result.agreement.largest_drop <= 0.5
+    assert result.latency_speedup > 1
+
+
+def test_a_metric_that_does_not_fit_is_refused_before_the_work():
+    stages = []
+
+    class Told(Silent):
+        def stage(self, name, total):
+            stages.append(name)
+            return super().stage(name, total)
+
+    with pytest.raises(OptionError, match="--metric boxes reads detections"):
+        optimize(vgg(), metric="boxes", calibration=smooth(16), progress=Told())
+    assert not stages
+
+
+def test_counted_samples_have_the_exact_interval():
+    """Where no class changes, the bootstrap would know that none ever does."""
+    result = optimize(vgg(), target="macs", speedup=1.05, metric="top1", calibration=smooth(64))
+    merit = result.agreement.merit
+    assert merit.before == 100
+    assert merit.drop_interval[1] > merit.before - merit.after + 5
+    with pytest.raises(OptionError, match="inputs are too few"):
+        optimize(vgg(), max_drop=1.0, metric="top1", calibration=smooth(64))
 
 
 def test_a_drop_that_too_few_inputs_can_show_is_refused_before_the_work():

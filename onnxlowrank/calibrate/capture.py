@@ -32,6 +32,11 @@ def positions_per_input(inputs: Inputs) -> int:
     return math.ceil(ROWS_PER_LAYER / inputs.samples)
 
 
+def fed_positions(inputs: Inputs, seed: int, index: int) -> Rows:
+    """Return the random numbers that choose positions of one feed; see :mod:`onnxlowrank.graph.probe`."""
+    return np.random.default_rng([seed, index]).random(positions_per_input(inputs), dtype=np.float32)
+
+
 def sample(
     model: onnx.ModelProto, probes: Sequence[Probe], inputs: Inputs, seed: int, advance: Advance
 ) -> Iterator[dict[str, Rows]]:
@@ -67,9 +72,8 @@ def _run(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -
     session = open_session(probed, all_threads())
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
-    count = positions_per_input(inputs)
     for index, feeds in enumerate(inputs):
-        positions = np.random.default_rng([seed, index]).random(count, dtype=np.float32)
+        positions = fed_positions(inputs, seed, index)
         given = {name: value for name, value in feeds.items() if name in wanted}
         given |= dict.fromkeys(wanted - feeds.keys(), positions)
         with running(feeds):

@@ -44,7 +44,9 @@ class _Weight:
     def squares(self, total: Torch, layer: Layer) -> Float64Array:
         """Return sums of squared gradients, laid out like the tensor, as ``[F, C/group, T]`` of the layer's weight."""
         values: Float64Array = total.numpy() / self.scale**2
-        return np.ascontiguousarray((values.T if self.transposed else values).reshape(*layer.weight.shape[:2], -1))
+        return np.ascontiguousarray(
+            (values.swapaxes(0, 1) if self.transposed else values).reshape(*layer.weight.shape[:2], -1)
+        )
 
 
 def squared_gradients(
@@ -148,16 +150,20 @@ def _weights(network: Torch, modules: Mapping[str, str], layer: Layer) -> list[_
     Convolutions have one each, copies of the same where the layer has several places; what reads an initializer shares
     it. A gradient by the layer's weight is the sum of those by these.
     """
-    found = [_weight(network, modules[place.name]) for place in layer.places if place.name in modules]
+    found = [
+        _weight(network, modules[place.name], layer.geometry.transposed)
+        for place in layer.places
+        if place.name in modules
+    ]
     return list({id(weight.tensor): weight for weight in found}.values())
 
 
-def _weight(network: Torch, name: str) -> _Weight:
+def _weight(network: Torch, name: str, transposed: bool) -> _Weight:
     """Return the weight of a module: its own, that of the convolution behind a padding, or an initializer it reads."""
     module = network.get_submodule(name)
     for parameter_name, parameter in module.named_parameters():
         if parameter_name.endswith("weight"):
-            return _Weight(parameter)
+            return _Weight(parameter, transposed)
     call = next(node for node in network.graph.nodes if node.target == name)
     buffer = network.get_buffer(call.args[1].target)
     return _Weight(buffer, not getattr(module, "trans_b", False), getattr(module, "alpha", 1.0))

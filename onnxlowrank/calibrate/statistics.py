@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.capture import RowStore, sample
+from onnxlowrank.calibrate.padding import Padding
 from onnxlowrank.decompose.metric import Metric, data_covariance
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.patches import PatchMoments
@@ -92,10 +93,13 @@ def collect_statistics(
     overflowing: set[str] = set()
     unseen: dict[str, Moments] = {}
     patches: dict[str, PatchMoments] = {}
+    padding, shares = Padding(inputs, calibration.seed), {probe.name: probe.share for probe in probes}
     samples = sample(calibration.model, probes, inputs, calibration.seed, progress.stage("statistics", len(inputs)))
     for index, rows in enumerate(samples):
         for name, values in rows.items():
             layer_name, kind, _ = meant[name]
+            if padding.is_in(known[layer_name]):
+                values = padding.without(values, index, shares[name])
             if layer_name in overflowing or not np.isfinite(values).all():
                 overflowing.add(layer_name)
             elif kind == _TARGET:
@@ -155,4 +159,4 @@ def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Pr
 
 def place_probe(name: str, tensor: str, layer: Layer) -> Probe:
     """Return the probe that samples a tensor at one place of a layer; all its places together share the positions."""
-    return Probe(name, tensor, not layer.is_conv, share=len(layer.places))
+    return Probe(name, tensor, layer.channels_last, share=len(layer.places))

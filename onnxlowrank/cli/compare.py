@@ -22,8 +22,8 @@ Example:
   onnxlowrank compare models/vgg_cifar10.onnx fast.onnx --threads 1,2 --batch 1,8 \\
       --inputs models/cifar10_test.npz --html compared.html
 
-A metric is a function of the outputs of a network, a list with a dictionary of arrays by name for every input, and of
-the labels (None without): it returns a number.
+A metric of your own is a function of the outputs of a network, a list with a dictionary of arrays by name for every
+input, and of the labels (None without): it returns a number.
 """
 
 

@@ -61,7 +61,7 @@ def optimize(
         float | None,
         typer.Option(
             help="Goal: as fast as possible, with at most so many points less accuracy on --evaluate (without labels: "
-            "per cent of the inputs in another class).",
+            "per cent of the inputs in another class; with --metric: so much less of it).",
             metavar="POINTS",
         ),
     ] = None,

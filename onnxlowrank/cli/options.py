@@ -57,9 +57,11 @@ Merit = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="Also compare what this function makes of the outputs (a list with a dictionary of arrays by name for "
-        "every input) and the labels; more is better.",
-        metavar="MODULE:FUNCTION",
+        help="Also compare a figure of merit, more is better: top1, top5 (class scores), psnr (images), iou (masks), "
+        "boxes (detections), cosine (embeddings) or text (CTC), against labels or else MODEL's own answers; or what a "
+        "function module:function makes of the outputs (a list with a dictionary of arrays by name for every input) "
+        "and the labels.",
+        metavar="NAME",
     ),
 ]
 

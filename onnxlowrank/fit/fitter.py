@@ -8,6 +8,7 @@ from itertools import takewhile
 import numpy as np
 
 from onnxlowrank.calibrate.capture import Rows
+from onnxlowrank.calibrate.padding import Padding
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.calibrate.statistics import Calibration, feature_probe, place_probe
 from onnxlowrank.decompose.regression import Samples
@@ -115,6 +116,13 @@ class Fitter:
             rows = prefix_cache.sample(before if self._asymmetric else {}, probes, layer.input, advance)
         except NotFiniteError:
             return None
+        padding = Padding(about.inputs, about.seed)
+        if padding.is_in(layer):
+            share = len(layer.places)
+            rows = [
+                {name: padding.without(values, index, share) for name, values in one.items()}
+                for index, one in enumerate(rows)
+            ]
         samples = _samples(layer, rows, about.preactivations.read(layer.name), ending)
         del rows
         with np.errstate(over="ignore"):

@@ -132,14 +132,18 @@ class Chain:
         size = input_shape[2:] if axes else input_shape[1:-1]
         total = 0
         for step in self.steps:
-            if axes:
-                size = step.geometry.output_size(size, step.kernel)
-            total += math.prod(size) * int(step.weight.size)
+            before, size = size, step.geometry.output_size(size, step.kernel) if axes else size
+            total += math.prod(before if step.geometry.transposed else size) * int(step.weight.size)
         return total
 
     def macs_in(self, layer: Layer) -> int:
         """Return the multiply-accumulates for one sample in place of ``layer``, at all its places together."""
-        return sum(layer.for_one_sample(self.macs(place.input_shape), place) for place in layer.places)
+        total = 0
+        for place in layer.places:
+            shape = place.input_shape
+            rows = (*shape[:-2], shape[-1], shape[-2]) if layer.columns else shape
+            total += layer.for_one_sample(self.macs(rows), place)
+        return total
 
     @property
     def is_finite(self) -> bool:

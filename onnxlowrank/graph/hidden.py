@@ -10,6 +10,7 @@ from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.count import arithmetic
 from onnxlowrank.graph.index import Index
 from onnxlowrank.graph.refusals import refusal
+from onnxlowrank.graph.unfuse import is_taken_apart
 from onnxlowrank.graph.walk import subgraphs, walk
 
 _DOMAIN = "com.microsoft"
@@ -52,7 +53,9 @@ def _listed(names: list[str]) -> str:
 def hidden_layers(model: ModelProto) -> list[str]:
     """Return a note on the nodes whose operators are onnxruntime's own and have weights; none where there are none."""
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    own = filter(_is_own, walk(model.graph.node))
+    inside = (inner for node in model.graph.node for graph in subgraphs(node) for inner in walk(graph.node))
+    outside = (node for node in model.graph.node if not is_taken_apart(node))
+    own = filter(_is_own, (*outside, *inside))
     found = Counter(_shown(node) for node in own if matrices.intersection(node.input))
     kinds = ", ".join(f"{count} {op}" for op, count in sorted(found.items()))
     note = (

@@ -20,13 +20,16 @@ class Geometry:
     """How a convolution kernel moves over its input; one entry an axis, all tuples empty for a fully connected layer.
 
     ``pads`` is in ONNX order: all begins, then all ends. ``auto_pad`` is ``NOTSET``, ``VALID``, ``SAME_UPPER`` or
-    ``SAME_LOWER``; unless it is ``NOTSET``, ``pads`` is ignored.
+    ``SAME_LOWER``; unless it is ``NOTSET``, ``pads`` is ignored. Of a ``transposed`` convolution it moves over the
+    output, which is larger by ``output_padding`` (empty for none).
     """
 
     strides: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
     auto_pad: str = "NOTSET"
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
 
     @property
     def axes(self) -> int:
@@ -40,7 +43,9 @@ class Geometry:
         def pick(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
             return tuple(v if i % n in kept else neutral for i, v in enumerate(values))
 
-        return Geometry(pick(self.strides, 1), pick(self.pads, 0), pick(self.dilations, 1), self.auto_pad)
+        padding = pick(self.output_padding, 0)
+        moves = pick(self.strides, 1), pick(self.pads, 0), pick(self.dilations, 1)
+        return Geometry(*moves, self.auto_pad, self.transposed, padding)
 
     @staticmethod
     def pointwise(axes: int) -> Geometry:
@@ -52,12 +57,23 @@ class Geometry:
         n = self.axes
         out = []
         for i in range(n):
+            if self.transposed:
+                out.append(self._transposed_size(size[i], kernel[i], i))
+                continue
             if self.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
                 out.append(math.ceil(size[i] / self.strides[i]))
                 continue
             padding = 0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + n]
             out.append((size[i] + padding - self.dilations[i] * (kernel[i] - 1) - 1) // self.strides[i] + 1)
         return tuple(out)
+
+    def _transposed_size(self, size: int, kernel: int, axis: int) -> int:
+        """Return the output size of a transposed convolution along one axis."""
+        more = self.output_padding[axis] if self.output_padding else 0
+        whole = self.strides[axis] * (size - 1) + self.dilations[axis] * (kernel - 1) + 1 + more
+        if self.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            return min(whole, size * self.strides[axis])
+        return whole - (0 if self.auto_pad == "VALID" else self.pads[axis] + self.pads[axis + self.axes])
 
 
 FLAT = Geometry()
@@ -103,8 +119,9 @@ class Layer:
 
     Attributes:
         name: Name of the (first) node, unique in the graph.
-        op: ``Conv``, ``Gemm`` or ``MatMul``.
-        weight: ``[F, C/group, *kernel]`` for a Conv; ``[F, C]`` otherwise, with ``transB`` and ``alpha`` applied.
+        op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
+        weight: ``[F, C/group, *kernel]`` for a convolution, transposed or not; ``[F, C]`` otherwise, with ``transB``
+            and ``alpha`` applied.
         bias: ``[F]`` (``beta`` applied), or None.
         geometry: Strides, pads and dilations.
         group: Groups of a Conv, otherwise 1.
@@ -119,6 +136,8 @@ class Layer:
         output_shape: Likewise.
         elsewhere: The other places, in graph order.
         samples: How many samples the input had that it was run on; None for one an entry of its first axis.
+        columns: Whether it multiplies the columns of its input, not the rows: a Gemm with ``transA``, whose responses
+            are rows all the same, or a MatMul by a matrix on the left, ``[N, C, T]`` to ``[N, F, T]``.
     """
 
     name: str
@@ -138,6 +157,7 @@ class Layer:
     output_shape: tuple[int, ...] = ()
     elsewhere: tuple[Place, ...] = ()
     samples: int | None = None
+    columns: bool = False
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -162,8 +182,13 @@ class Layer:
 
     @property
     def is_conv(self) -> bool:
-        """Whether the layer is a convolution."""
-        return self.op == "Conv"
+        """Whether the layer is a convolution, transposed or not."""
+        return self.op in ("Conv", "ConvTranspose")
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the response has its maps along the last axis, not along axis 1."""
+        return not self.is_conv and not (self.columns and self.op == "MatMul")
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -199,7 +224,10 @@ class Layer:
 
     @property
     def positions(self) -> int:
-        """Number of positions of one sample, over all places, at which the layer computes a response."""
+        """Number of positions of one sample, over all places, at which the kernel is put.
+
+        These are positions of the response, and of a transposed convolution those of its input.
+        """
         return sum(map(self._positions, self.places))
 
     @property
@@ -217,7 +245,9 @@ class Layer:
         return macs if self.samples is None else -(-macs * entries // self.samples)
 
     def _positions(self, place: Place) -> int:
-        return math.prod(place.output_shape[2:] if self.is_conv else place.output_shape[1:-1])
+        if self.geometry.transposed:
+            return math.prod(place.input_shape[2:])
+        return math.prod(place.output_shape[1:-1] if self.channels_last else place.output_shape[2:])
 
     @property
     def parameters(self) -> int:

@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
+from onnxlowrank.graph.unfuse import unfuse
 from onnxlowrank.graph.walk import named, names, reads, rebuild, walk, with_outputs
 from onnxlowrank.temporary import Scratch
 
@@ -38,7 +39,7 @@ def normalise(model: ModelProto) -> ModelProto:
     Where onnxruntime cannot read the model, or that is beyond 2 GiB, or it would write operators the model does not
     import, nothing is folded.
     """
-    prepared = prepare(model)
+    prepared = unfuse(prepare(model))
     if is_large(prepared):
         _LOG.warning("the network is too large for onnxruntime to simplify, it stays as it is")
         return prepared

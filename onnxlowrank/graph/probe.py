@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import DENSE, Step, Window
-from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.convolution import conv_attributes, conv_operator, conv_weight
 from onnxlowrank.graph.index import Shape
 from onnxlowrank.graph.node_writer import NodeWriter
 from onnxlowrank.graph.sizes import fixed_sizes
@@ -99,6 +100,13 @@ def add_probes(model: ModelProto, probes: Sequence[Probe]) -> ModelProto:
     )
 
 
+def sampled_positions(numbers: NDArray[np.float32], total: int, share: int = 1) -> NDArray[np.int64]:
+    """Return the positions, of so many, that a probe of that share samples where these random numbers are fed."""
+    count = min(-(-len(numbers) // share), total)
+    place = np.arange(count) + numbers[:count].astype(np.float64)
+    return np.floor(np.minimum(place * total / count, total - 1)).astype(np.int64)
+
+
 def with_only_outputs(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     """Return a copy of ``model`` whose outputs are exactly ``tensors``; the nodes they do not need stay."""
     graph = model.graph
@@ -164,7 +172,7 @@ class _Sampler(NodeWriter):
         tensor = probe.tensor
         for step in probe.steps:
             plain = step if step.take is None and step.give is None else step.lowered(DENSE)
-            weight = self.initializer("weight", np.asarray(plain.weight, np.float32))
+            weight = self.initializer("weight", np.asarray(conv_weight(plain), np.float32))
             tensor = self._convolved(tensor, weight, plain)
         if probe.window is not None:
             rows = self._patches(tensor, probe.window, probe.share)
@@ -193,7 +201,8 @@ class _Sampler(NodeWriter):
         numbers = self.node("Cast", image, to=TensorProto.FLOAT)
         self.of_shape(numbers, (1, 1, *(self.known(tensor, axis) for axis in range(2, 2 + len(window.kernel)))))
         one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel)
-        layout = self._convolved(numbers, self.constant(one_hot), Step("taps", one_hot, window.geometry))
+        step = Step("taps", one_hot, window.geometry)
+        layout = self._convolved(numbers, self.constant(conv_weight(step)), step)
         pixel = self.node("Reshape", self.int64(self._channels_first(layout, share)), self.constant([-1]))  # [k * taps]
         inside = self.node("Min", self.double(pixel), self.constant([1.0]))
         source = self.int64(self.node("Sub", self.double(pixel), inside))
@@ -226,7 +235,7 @@ class _Sampler(NodeWriter):
 
     def _convolved(self, tensor: str, weight: str, step: Step) -> str:
         """Convolve ``[N, C, *spatial]`` with the weight of a step."""
-        output = self.node("Conv", tensor, weight, **conv_attributes(step))
+        output = self.node(conv_operator(step.geometry), tensor, weight, **conv_attributes(step))
         spatial = [self.known(tensor, axis) for axis in range(2, 2 + step.geometry.axes)]
         known = tuple(size for size in spatial if size is not None)
         sizes = step.geometry.output_size(known, step.kernel) if len(known) == len(spatial) else (None,) * len(spatial)

@@ -9,7 +9,6 @@ from onnxlowrank.graph.count import MICROSOFT
 from onnxlowrank.graph.index import Index, attributes, is_standard
 
 _KINDS = {
-    "ConvTranspose": "transposed convolution",
     "DeformConv": "deformable convolution",
     "LSTM": "recurrent layer (LSTM)",
     "GRU": "recurrent layer (GRU)",
@@ -18,10 +17,10 @@ _KINDS = {
 
 
 def refusal(index: Index, node: NodeProto) -> str | None:
-    """Return why ``node``, of the main graph, is no layer, or None if it is one: a Conv, Gemm or MatMul to rewrite."""
+    """Return why ``node``, of the main graph, is no layer, or None if it is one to rewrite: a Conv, Gemm, MatMul ..."""
     if node.domain.startswith(MICROSOFT):
         return f"fused by onnxruntime ({node.op_type})"
-    if is_standard(node, "Conv"):
+    if is_standard(node, "Conv", "ConvTranspose"):
         return _conv(index, node)
     if is_standard(node, "Gemm"):
         return _gemm(index, node)
@@ -33,13 +32,13 @@ def refusal(index: Index, node: NodeProto) -> str | None:
 def _conv(index: Index, node: NodeProto) -> str | None:
     axes = _axes(index, node.input[1])
     if axes is not None and axes not in (3, 4):
-        return f"{axes - 2}-D convolution"
+        return f"{axes - 2}-D {'transposed ' * (node.op_type == 'ConvTranspose')}convolution"
+    if attributes(node).get("output_shape"):
+        return "its output_shape is given: its padding depends on its input"
     return _constant(index, node, 1, "weight") or _constant(index, node, 2, "bias")
 
 
 def _gemm(index: Index, node: NodeProto) -> str | None:
-    if attributes(node).get("transA", 0):
-        return "transA: its input is transposed"
     reason = _constant(index, node, 1, "weight") or _constant(index, node, 2, "bias")
     if reason is not None or not _is_given(node, 2):
         return reason
@@ -53,16 +52,25 @@ def _gemm(index: Index, node: NodeProto) -> str | None:
 
 def _matmul(index: Index, node: NodeProto) -> str | None:
     left, right = (name in index.constants for name in node.input)
-    if left and not right:
-        return "constant on the left"
+    if left and right:
+        return "both operands are constant"
     if not (left or right):
         return "both operands are computed"
-    axes = _axes(index, node.input[1])
-    if axes == 1:
+    tensor, axes = index.constants[node.input[1 - left]], _axes(index, node.input[left])
+    if left and (axes is None or axes != 3):
+        return "constant on the left" + ("" if axes is None else f", its input has not 3 axes but {axes}")
+    if len(tensor.dims) == 1:
         return "its weight is a vector"
-    if axes is not None and axes > 2:
-        return f"batched: its weight has {axes} axes"
-    return "both operands are constant" if left else _constant(index, node, 1, "weight")
+    if any(size != 1 for size in tensor.dims[:-2]):
+        return f"batched: its weight has {len(tensor.dims)} axes"
+    if len(tensor.dims) > 2 and (axes is None or axes < len(tensor.dims)):
+        return f"its weight has {len(tensor.dims)} axes, and its input may have fewer"
+    return _constant(index, node, 1 - left, "weight")
+
+
+def left_of(index: Index, node: NodeProto) -> bool:
+    """Return whether ``node`` is a MatMul by a constant on the left."""
+    return is_standard(node, "MatMul") and node.input[0] in index.constants and node.input[1] not in index.constants
 
 
 def _constant(index: Index, node: NodeProto, position: int, what: str) -> str | None:

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxlowrank.graph.chain import Chain, IntArray, Step
-from onnxlowrank.graph.convolution import conv_attributes
+from onnxlowrank.graph.convolution import conv_attributes, conv_operator, conv_weight
 from onnxlowrank.graph.layer import FloatArray, Layer, Place
 from onnxlowrank.graph.walk import names, needed, opset, rebuild, unique
 
@@ -109,7 +109,8 @@ class _Builder:
                 tensor = node.outputs[0]
         if layer.op == "MatMul" and chain.bias is not None:
             name = unique(f"{layer.name}/lowrank/bias", self._taken)
-            nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", chain.bias)]))
+            addend = chain.bias[:, None] if layer.columns else chain.bias
+            nodes.append(self._node("Add", name, [tensor, self._constant(f"{name}.bias", addend)]))
         return nodes
 
     def _link(
@@ -145,14 +146,19 @@ class _Builder:
     def _dense(self, layer: Layer, step: Step, name: str, bias: FloatArray | None, source: gs.Tensor) -> gs.Node:
         """Return the one node that computes a step on maps in their order."""
         if layer.op == "MatMul":
+            if layer.columns:
+                return self._node("MatMul", name, [self._constant(f"{name}.weight", step.weight), source])
             return self._node("MatMul", name, [source, self._constant(f"{name}.weight", step.weight.T)])
-        operands = [self._constant(f"{name}.weight", step.weight)]
+        operands = [self._constant(f"{name}.weight", conv_weight(step))]
         if layer.op == "Gemm" and bias is None and self._opset < 11:  # until then its C was not optional
             bias = np.zeros(step.weight.shape[0])
         if bias is not None:
             operands.append(self._constant(f"{name}.bias", bias))
         attributes = conv_attributes(step) if layer.is_conv else {"transB": 1}
-        return self._node(layer.op, name, [source, *operands], **attributes)
+        if layer.op == "Gemm" and layer.columns and source.name in {place.input for place in layer.places}:
+            attributes["transA"] = 1
+        op = conv_operator(step.geometry) if layer.is_conv else layer.op
+        return self._node(op, name, [source, *operands], **attributes)
 
     def _gather(self, name: str, source: gs.Tensor, order: IntArray) -> Generator[gs.Node, None, gs.Tensor]:
         """Yield the node that puts maps in an order; return its output."""

@@ -70,7 +70,7 @@ def renamed(nodes: Iterable[NodeProto], names: dict[str, str]) -> Iterator[NodeP
 
 
 def _has_weight(node: NodeProto) -> bool:
-    return is_standard(node, "Conv", "Gemm", "MatMul") and len(node.input) > 1
+    return is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.input) > 1
 
 
 def _key(tensor: TensorProto) -> Key:

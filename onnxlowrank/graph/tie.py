@@ -44,7 +44,7 @@ def tie(index: Index, layers: Sequence[tuple[str, Layer]]) -> list[Layer]:
 
 def _computes_the_same(one: Layer, other: Layer) -> bool:
     """Return whether two layers of the same constant are the same function of their inputs."""
-    about = [(layer.op, layer.geometry, layer.group, layer.weight.shape) for layer in (one, other)]
+    about = [(layer.op, layer.columns, layer.geometry, layer.group, layer.weight.shape) for layer in (one, other)]
     return about[0] == about[1] and _equal(one.weight, other.weight) and _equal(one.bias, other.bias)
 
 

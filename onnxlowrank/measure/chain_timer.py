@@ -145,7 +145,7 @@ def fastest_lowering(timer: ChainTimer, layer: Layer, chain: Chain) -> tuple[str
 def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
     """Return what the time of ``chain`` in place of ``layer`` depends on; the values of weights it does not."""
     return {
-        "op": layer.op,
+        "op": layer.op + " of columns" * layer.columns,
         "input": list(layer.input_shape),
         "activation": layer.activation.name,
         "shortcut": layer.shortcut is not None,
@@ -154,7 +154,7 @@ def signature(layer: Layer, chain: Chain) -> dict[str, Any]:
             [
                 list(step.weight.shape),
                 [list(values) for values in (step.geometry.strides, step.geometry.pads, step.geometry.dilations)],
-                step.geometry.auto_pad,
+                step.geometry.auto_pad + f" transposed {step.geometry.output_padding}" * step.geometry.transposed,
                 step.group,
                 None if step.take is None else len(step.take),
                 None if step.give is None else len(step.give),

@@ -16,6 +16,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit
 from onnxlowrank.evaluate.intervals import samples_to_confirm
 from onnxlowrank.evaluate.measures import CLASSES, Measure
+from onnxlowrank.evaluate.task_metrics import COUNTED
 from onnxlowrank.goal import DEFAULT_SPEEDUP
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
@@ -51,11 +52,11 @@ def split_for_drop(
     if metric is None and not any(one.kind == CLASSES for one in measures):
         raise OptionError(
             "--max-drop counts classes, and nothing says that an output is class scores: give labels or "
-            "--output NAME=classes, or --metric module:function for what is to drop"
+            "--output NAME=classes, or --metric for what is to drop"
         )
     chosen = set(range(0, len(unseen), _CHOOSING))
     confirming = [index for index in range(len(unseen)) if index not in chosen]
-    if metric is None:
+    if metric is None or metric in COUNTED:
         needed, there = samples_to_confirm(points / 100) if points < 100 else 1, len(confirming) * unseen.batch
         if there < needed:
             whole = math.ceil(needed * _CHOOSING / (_CHOOSING - 1))

@@ -215,6 +215,6 @@ def _speeds(ranks: _Floats, timed: Mapping[Setting, _Timed], prior: float) -> _F
 
 def _kind(layer: Layer) -> Hashable:
     """Return what equal layers share: chains of equal shape take equally long in them."""
-    about = layer.op, layer.weight.shape, layer.geometry, layer.group, layer.bias is None
+    about = layer.op, layer.columns, layer.weight.shape, layer.geometry, layer.group, layer.bias is None
     places = tuple((place.input_shape, place.activation.name, place.shortcut is None) for place in layer.places)
     return *about, places

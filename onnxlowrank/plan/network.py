@@ -93,7 +93,7 @@ class Network:
         found = compare_outputs(self.original, model, inputs, advance, self.measures, inside, self.at_once)
         if self.metric is None:
             return found
-        return replace(found, merit=compare_merit(self.metric, self.original, model, inputs))
+        return replace(found, merit=compare_merit(self.metric, self.original, model, inputs, self.measures))
 
     def outline(self, plan: Plan) -> onnx.ModelProto:
         """Return the network of a plan as it is timed, with constants for weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.evaluate.figure_of_merit import metric_title
 from onnxlowrank.evaluate.intervals import Interval
 from onnxlowrank.report.content import Table
 
@@ -36,7 +37,7 @@ def agreement_rows(agreement: Agreement) -> list[tuple[str, str, str]]:
             rows.append(("points of it lost, 95 % interval", "", f"{low:.2f} .. {high:.2f}"))
     if agreement.merit is not None:
         merit = agreement.merit
-        rows.append((merit.name, f"{merit.before:.6g}", f"{merit.after:.6g}"))
+        rows.append((metric_title(merit.name), f"{merit.before:.6g}", f"{merit.after:.6g}"))
         if merit.drop_interval is not None:
             low, high = merit.drop_interval
             rows.append((f"{merit.name} lost, 95 % interval", "", f"{low:.4g} .. {high:.4g}"))
@@ -60,7 +61,9 @@ def cost_text(agreement: Agreement) -> str:
     """Return what a network gave for its speed: its accuracy if that is known, else how far its outputs changed."""
     if agreement.merit is not None:
         merit = agreement.merit
-        return f"{merit.name} {merit.before:.6g} -> {merit.after:.6g}{_lost(merit.drop_interval, '.4g', '')}"
+        return (
+            f"{metric_title(merit.name)} {merit.before:.6g} -> {merit.after:.6g}{_lost(merit.drop_interval, '.4g', '')}"
+        )
     if agreement.accuracy is not None:
         before, after = agreement.accuracy
         lost = _lost(agreement.drop_interval, ".1f", " points")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from onnxlowrank.evaluate.agreement import Agreement
+from onnxlowrank.evaluate.figure_of_merit import metric_title
 from onnxlowrank.report.agreement import NOT_COMPARED, figure, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
@@ -25,7 +26,7 @@ def comparison_report(found: Comparison, command: str = "") -> Report:
             tables.append(replace(table, title=f"{table.title} of {name}"))
     if found.metric is not None:
         rows = [(name, f"{value:.6g}") for name, value in zip(names, found.merits, strict=True)]
-        tables.append(Table(f"What {found.metric} makes of them", ("network", "value"), rows))
+        tables.append(Table("What the metric makes of them", ("network", metric_title(found.metric)), rows))
     notes = [f"outputs were compared on {found.inputs}"]
     notes += [
         f"{name}: outputs were not compared, {one.not_compared}"

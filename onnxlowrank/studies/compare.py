@@ -15,7 +15,7 @@ from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
-from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, load_metric, merit_of, metric_name, outputs_of
+from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_metric, check_outputs, merits_of
 from onnxlowrank.evaluate.measures import Measure, measures_of
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.load import load
@@ -162,7 +162,7 @@ def compare(
         inputs: Sample inputs, best with labels, as for :func:`onnxlowrank.optimize`; None makes random ones.
         shapes: Of random inputs, for dimensions that the networks leave open.
         preprocess: How images become inputs.
-        metric: A function of a network's outputs and the labels, or ``module:function`` naming one.
+        metric: A figure of merit, as for :func:`onnxlowrank.optimize`.
         outputs: By the name of an output, how it is measured, as for :func:`onnxlowrank.optimize`.
         providers: Execution providers: ``cpu``, ``cuda``, ``cuda:use_tf32=0``, see :func:`onnxlowrank.optimize`.
         threads: Numbers of threads.
@@ -184,13 +184,15 @@ def compare(
         target.check()
     if min(batches, default=1) < 1:
         raise OptionError(f"--batch {min(batches)} makes no sense; give 1 or more")
-    judge = load_metric(metric)
+    check_metric(metric)
     networks, names = [load(one, any_precision=True) for one in models], _names(models)
     specs = input_specs(networks[0])
     for name, network in zip(names[1:], networks[1:], strict=True):
         _check_same_inputs(specs, input_specs(network), names[0], name)
     used = open_or_synthesise(specs, inputs, shapes or {}, preprocess, _RANDOM_INPUTS, seed)
 
+    measures = measures_of(networks[0], used.labels is not None, outputs)
+    check_outputs(metric, networks[0], used, measures)
     facts = [_facts(name, network, used) for name, network in zip(names, networks, strict=True)]
     conditions = [(target, batch) for target in targets for batch in batches or (used.batch,)]
     advance = progress.stage("measure", len(conditions))
@@ -204,13 +206,8 @@ def compare(
             size = footprint(network, feeds, target)
             runs.append(Run(name, target.provider, target.threads, batch, taken, ratio, size))
     advance = progress.stage("compare", len(used) * (len(networks) - 1))
-    measures = measures_of(networks[0], used.labels is not None, outputs)
     changed = tuple(_compared(networks[0], network, used, measures, advance) for network in networks[1:])
-    merits = (
-        ()
-        if judge is None
-        else tuple(merit_of(judge, outputs_of(one, used), used.labels, metric_name(metric)) for one in networks)
-    )
+    merits = () if metric is None else merits_of(metric, networks, used, measures)
     title = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     return Comparison(tuple(facts), tuple(runs), changed, merits, title, used.description, seconds)
 

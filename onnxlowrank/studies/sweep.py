@@ -79,7 +79,7 @@ def sweep(
         evaluate: Inputs, best with labels, on which all networks are compared with the original.
         preprocess: How images become inputs.
         shapes: Of synthetic inputs.
-        metric: ``module:function``, as for :func:`onnxlowrank.optimize`.
+        metric: By name or as ``module:function``, as for :func:`onnxlowrank.optimize`.
         outputs: How outputs are measured, likewise.
         provider: Where latency is measured.
         threads: Number of threads latency is measured with.

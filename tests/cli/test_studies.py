@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,22 @@ def test_compare(place: Path) -> None:
     assert difference["top1_agreement"] == 1.0
     assert difference["accuracy"][0] == difference["accuracy"][1]
     assert [one["macs"] for one in found["models"]] == [64 * 32 * (27 + 288) + 320] * 2
+
+
+def test_compare_by_a_metric_that_is_built_in(place: Path) -> None:
+    rng = np.random.default_rng(3)
+    other = network()
+    for weight in other.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight) if weight.name == "wf" else None
+        if values is not None:
+            weight.CopyFrom(onnx.numpy_helper.from_array(values + 0.5 * normal(rng, *values.shape), "wf"))
+    onnx.save(other, place / "noisy.onnx")
+    found = printed(place, "compare", "a.onnx", "noisy.onnx", "--inputs", "images.npz", "--metric", "top1", *SHORT)
+    assert found["metric"]["name"] == "top1"
+    assert found["metric"]["values"] == pytest.approx([100 * one for one in found["differences"][0]["accuracy"]])
+    ended = call(place, "compare", "a.onnx", "noisy.onnx", *SHORT, "--metric", "cosine")
+    assert "cosine (%)" in ended.stdout
+    assert re.search(r"a.onnx +100\s", ended.stdout)
 
 
 def test_compare_in_every_form(place: Path) -> None:
@@ -234,6 +251,10 @@ REFUSED = {
     "no such metric": (("compare", "a.onnx", "b.onnx", "--metric", "judge:none"), "judge"),
     "metric of no function": (("compare", "a.onnx", "b.onnx", *SHORT, "--metric", "judge:number"), "not a function"),
     "metric fails": (("compare", "a.onnx", "b.onnx", *SHORT, "--metric", "judge:broken"), "judge:broken failed"),
+    "metric that does not fit": (
+        ("compare", "a.onnx", "b.onnx", *SHORT, "--metric", "iou"),
+        "--metric iou reads masks",
+    ),
     "metric of no module": (("compare", "a.onnx", "b.onnx", "--metric", "x"), "module:function"),
     "threads": (("compare", "a.onnx", "b.onnx", "--threads", "one"), "--threads one"),
     "batch": (("compare", "a.onnx", "b.onnx", "--batch", "0"), "--batch 0"),

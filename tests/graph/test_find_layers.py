@@ -5,8 +5,10 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxlowrank.decompose.activation import IDENTITY, RELU, Smooth, clip, leaky_relu
 from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.index import Index
 from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.refusals import refusal
 
 RNG = np.random.default_rng(2)
 W, B = normal(RNG, 3, 2, 3, 3), normal(RNG, 3)
@@ -91,13 +93,54 @@ def test_gemm(transposed: int, shape: tuple[int, ...]) -> None:
 
 
 def test_gemms_that_are_no_layers() -> None:
-    assert (
-        find_layers(parse("g (float[4, N] x) => (float[N, 5] y) { y = Gemm <transA = 1> (x, w) }", w=normal(RNG, 4, 5)))
-        == []
-    )
     body = "g (float[3, 4] x) => (float[3, 5] y) { y = Gemm (x, w, b) }"
     assert find_layers(parse(body, w=normal(RNG, 4, 5), b=normal(RNG, 3, 1))) == []
     assert find_layers(parse(body, w=normal(RNG, 4, 5), b=normal(RNG, 3, 5))) == []
+
+
+def test_a_gemm_of_the_columns_of_its_input() -> None:
+    weight = normal(RNG, 4, 5)
+    layer = only(parse("g (float[4, N] x) => (float[N, 5] y) { y = Gemm <transA = 1> (x, w) }", w=weight))
+    assert (layer.columns, layer.channels_last) == (True, True)
+    np.testing.assert_array_equal(layer.weight, weight.T)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (1, 5, 4)])
+@pytest.mark.parametrize("bias", [(5, 1), (1, 5, 1)])
+def test_a_matmul_by_a_matrix_on_the_left(shape: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    weight, addend = normal(RNG, *shape), normal(RNG, *bias)
+    body = "g (float[N, 4, 7] x) => (float[N, 5, 7] y) { m = MatMul (w, x)  y = Add (m, b) }"
+    layer = only(parse(body, w=weight, b=addend))
+    assert (layer.columns, layer.channels_last, layer.input, layer.nodes) == (True, False, "x", ("n_m", "n_y"))
+    np.testing.assert_array_equal(layer.weight, weight.reshape(5, 4))
+    np.testing.assert_array_equal(layer.bias, addend.ravel())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "weight", "reason"),
+    [
+        ("float[4, 7] x", "float[5, 7] y", "m = MatMul (w, x)  y = Identity (m)", "not 3 axes but 2"),
+        ("float[N, 2, 4, 7] x", "float[N, 2, 5, 7] y", "m = MatMul (w, x)  y = Identity (m)", "not 3 axes but 4"),
+        ("float[4, 5] x", "float[1, 4, 4] y", "m = MatMul (x, v)  y = Identity (m)", "its input may have fewer"),
+    ],
+)
+def test_matrices_that_are_kept(source: str, target: str, weight: str, reason: str) -> None:
+    model = parse(f"g ({source}) => ({target}) {{ {weight} }}", w=normal(RNG, 5, 4), v=normal(RNG, 1, 5, 4))
+    assert find_layers(model) == []
+    assert reason in (refusal(Index.of(model), model.graph.node[0]) or "")
+
+
+def test_a_weight_of_three_axes_that_is_one_matrix() -> None:
+    weight, bias = normal(RNG, 1, 4, 5), normal(RNG, 1, 1, 5)
+    body = "g (float[N, 7, 4] x) => (float[N, 7, 5] y) { m = MatMul (x, w)  y = Add (m, b) }"
+    layer = only(parse(body, w=weight, b=bias))
+    np.testing.assert_array_equal(layer.weight, weight[0].T)
+    np.testing.assert_array_equal(layer.bias, bias.ravel())
+
+
+def test_an_addend_that_adds_an_axis_is_no_bias() -> None:
+    body = "g (float[N, 4] x) => (float[1, N, 5] y) { m = MatMul (x, w)  y = Add (m, b) }"
+    assert only(parse(body, w=normal(RNG, 4, 5), b=normal(RNG, 1, 1, 5))).bias is None
 
 
 def test_matmul_with_its_bias() -> None:

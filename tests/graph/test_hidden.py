@@ -47,9 +47,27 @@ def test_layers_in_fused_operators_are_counted():
     assert hidden_layers(parse("g (float[4] x) => (float[4] y) { y = com.microsoft.BiasGelu (x, x) }")) == []
 
 
-def test_a_note_says_so_where_others_are_seen(optimised):
+def test_a_note_says_so_where_others_are_seen():
+    model = parse(
+        """g (float[N, 16, 8, 8] x) => (float[N, 4] y) {
+            a = Conv (x, k)
+            p = GlobalAveragePool (a)
+            f = Flatten (p)
+            y = com.microsoft.FusedGemm <activation = "Relu"> (f, w, b)
+        }""",
+        k=normal(RNG, 16, 16, 3, 3),
+        w=normal(RNG, 16, 4),
+        b=normal(RNG, 4),
+    )
+    model.opset_import.add(domain="com.microsoft", version=1)
+    result = optimize(model, target="macs", calibration=normal(RNG, 16, 16, 8, 8))
+    assert any("1 FusedGemm are not seen" in note for note in result.notes)
+
+
+def test_fused_convolutions_are_seen(optimised):
     result = optimize(optimised, target="macs", calibration=normal(RNG, 16, 16, 8, 8))
-    assert any("1 FusedConv are not seen" in note for note in result.notes)
+    assert not any("are not seen" in note for note in result.notes)
+    assert len(result.layers) == 2
 
 
 def test_the_error_says_so_where_nothing_is_seen():
@@ -85,5 +103,5 @@ def test_the_error_lists_what_is_kept_and_why():
     with pytest.raises(UnsupportedModelError) as caught:
         optimize(model, target="macs", calibration=[{"x": normal(RNG, 4, 4), "yes": np.array(True)}])
     said = str(caught.value)
-    assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left)" in said
+    assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left, " in said
     assert "deep (inside If 'choose')" in said

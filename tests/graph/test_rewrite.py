@@ -140,6 +140,38 @@ def test_matmul(biased: bool) -> None:
     assert error(run(rewritten, x=x)[0], expected) <= 1e-5
 
 
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_matrices_on_the_left_and_of_columns(data: st.DataObject) -> None:
+    c, f, t, n, rank = (data.draw(st.integers(1, 5), name) for name in ("C", "F", "T", "N", "K"))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    biased, is_gemm = data.draw(st.booleans()), data.draw(st.booleans())
+    if is_gemm:
+        body = f"g (float[{c}, N] x) => (float[N, {f}] y) {{ y = Gemm <transA = 1> (x, w{', b' * biased}) }}"
+        model = parse(body, w=normal(rng, c, f), **({"b": normal(rng, f)} if biased else {}))
+        x = normal(rng, c, n)
+    else:
+        lines = "m = MatMul (w, x)  y = Add (m, b)" if biased else "y = MatMul (w, x)"
+        body = f"g (float[N, {c}, T] x) => (float[N, {f}, T] y) {{ {lines} }}"
+        model = parse(body, w=normal(rng, f, c), **({"b": normal(rng, f, 1)} if biased else {}))
+        x = normal(rng, n, c, t)
+    (layer,) = find_layers(model)
+    chain = Chain(
+        (Step("reduce", normal(rng, rank, c)), Step("expand", normal(rng, f, rank))), layer.bias if biased else None
+    )
+    rewritten = rewrite(model, [layer], {layer.name: chain})
+    onnx.checker.check_model(rewritten, full_check=True)
+    expected = np.moveaxis(np.tensordot(x, chain.dense_kernel(), (0 if is_gemm else 1, 1)), -1, -1 if is_gemm else 1)
+    if biased:
+        expected = expected + (layer.bias if is_gemm else layer.bias[:, None])
+    assert error(run(rewritten, x=x)[0], expected) <= 1e-5
+    place = replace(layer.places[0], input_shape=x.shape, output_shape=expected.shape)
+    shaped = replace(layer.at([place]), samples=None)
+    each = 1 if is_gemm else t
+    assert (shaped.macs, shaped.positions) == (each * c * f, each)
+    assert chain.macs_in(shaped) == each * rank * (c + f)
+
+
 def test_only_named_layers_change_and_all_else_stays() -> None:
     model = normalise(residual_block())
     model.graph.value_info.extend(info for info in onnx.shape_inference.infer_shapes(model).graph.value_info)

@@ -49,6 +49,18 @@ def conv_model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def transposed_model(
+    weight: np.ndarray, bias: np.ndarray | None = None, group: int = 1, **attributes: object
+) -> ModelProto:
+    """Return ``x -> ConvTranspose 'conv' -> y`` of a weight ``[F, C/group, *kernel]``, with dynamic batch and sizes."""
+    model = conv_model(weight, bias, group=group, **attributes)
+    parts = weight.reshape(group, -1, *weight.shape[1:])
+    stored = np.concatenate([part.swapaxes(0, 1) for part in parts])
+    model.graph.node[0].op_type = "ConvTranspose"
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored), "conv.weight"))
+    return model
+
+
 def residual_block() -> ModelProto:
     """Return Conv-BN-ReLU-Conv-BN + shortcut - ReLU - pool - Gemm, with all the metadata a model can carry."""
     rng = np.random.default_rng(0)

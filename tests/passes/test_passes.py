@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import pytest
-from helpers.models import conv_model, error, normal, parse, run
+from helpers.models import conv_model, error, normal, parse, run, transposed_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
@@ -18,7 +18,7 @@ from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.errors import OptionError
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.graph.chain import Chain, Step
+from onnxlowrank.graph.chain import Chain, Step, as_chain
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Geometry, Layer
 from onnxlowrank.graph.rewrite import rewrite
@@ -109,8 +109,11 @@ def dense_model(case: Case, chain: Chain) -> ModelProto:
     if not layer.is_conv:
         return matrix_model(layer.op, kernel, chain.bias)
     geometry = layer.geometry
-    pads = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
-    return conv_model(kernel, chain.bias, strides=geometry.strides, dilations=geometry.dilations, **pads)
+    attributes = {"strides": geometry.strides, "dilations": geometry.dilations}
+    attributes |= {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
+    if geometry.transposed:
+        return transposed_model(kernel, chain.bias, output_padding=geometry.output_padding, **attributes)
+    return conv_model(kernel, chain.bias, **attributes)
 
 
 def absolute(chain: Chain) -> Chain:
@@ -141,7 +144,7 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         shape = (batch, c) if kind == "Gemm" else (batch, 3, c)
         return case_of(matrix_model(kind, normal(rng, f, c), bias), [normal(rng, *shape) for _ in range(feeds)])
 
-    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind == "conv1d" else 2]
+    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind.endswith("1d") else 2]
     axes = len(kernel)
 
     def each(low: int, high: int, count: int = axes) -> list[int]:
@@ -156,11 +159,23 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         attributes["auto_pad"] = auto_pad
     extra = [12] * axes if lots else each(0, 5)
     size = [d * (k - 1) + 1 + e for d, k, e in zip(attributes["dilations"], kernel, extra, strict=True)]
-    model = conv_model(normal(rng, f, c, *kernel), bias, **attributes)
+    if kind.startswith("transposed"):
+        attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
+        if auto_pad != "NOTSET":
+            attributes["output_padding"] = [0] * axes
+        model = transposed_model(normal(rng, f, c, *kernel), bias, **attributes)
+        assume(min(find_layers(model)[0].geometry.output_size(tuple(size), kernel)) > 0)
+    elif kind == "grouped":
+        groups = draw(st.integers(2, 3))
+        bias = None if bias is None else normal(rng, groups * f)
+        model = conv_model(normal(rng, groups * f, c, *kernel), bias, group=groups, **attributes)
+        c *= groups
+    else:
+        model = conv_model(normal(rng, f, c, *kernel), bias, **attributes)
     return case_of(model, [normal(rng, batch, c, *size) + 0.3 for _ in range(feeds)])
 
 
-KINDS = ("conv2d", "conv1d", "Gemm", "MatMul")
+KINDS = ("conv2d", "conv1d", "Gemm", "MatMul", "transposed2d", "transposed1d", "grouped")
 
 
 def suitable(method: Pass) -> list[str]:
@@ -168,6 +183,9 @@ def suitable(method: Pass) -> list[str]:
     plain = {
         "conv2d": conv_model(normal(RNG, 8, 8, 3, 3)),
         "conv1d": conv_model(normal(RNG, 8, 8, 3)),
+        "transposed2d": transposed_model(normal(RNG, 8, 8, 3, 3)),
+        "transposed1d": transposed_model(normal(RNG, 8, 8, 3)),
+        "grouped": conv_model(normal(RNG, 8, 4, 3, 3), group=2),
         "Gemm": matrix_model("Gemm", normal(RNG, 8, 8), None),
         "MatMul": matrix_model("MatMul", normal(RNG, 8, 8), None),
     }
@@ -223,7 +241,7 @@ def test_full_rank_is_the_layer_itself(method: Pass, data: st.DataObject) -> Non
     rewritten = rewrite(case.model, [case.layer], {case.layer.name: chain})
     assert error(run(rewritten, x=case.x)[0], run(case.model, x=case.x)[0]) <= 1e-2
     if lots:  # then the samples determine the kernel
-        assert error(chain.dense_kernel(), case.layer.weight) <= 2e-2
+        assert error(chain.dense_kernel(), as_chain(case.layer).dense_kernel()) <= 2e-2
 
 
 @every_pass
@@ -242,6 +260,20 @@ def test_every_form_computes_the_same(method: Pass, data: st.DataObject) -> None
         assert rounding(run(rewritten, x=case.x)[0], case, chain) <= 1e-6
         assert np.abs(lowered.dense_kernel() - chain.dense_kernel()).max() <= 1e-6 * most
         assert lowered.macs(case.layer.input_shape) >= chain.macs(case.layer.input_shape)
+
+
+def test_energies_of_groups_are_shares_of_the_variance_that_projections_keep() -> None:
+    case = case_of(conv_model(normal(RNG, 24, 5, 3, 3), group=3), [normal(RNG, 2, 15, 9, 9) for _ in range(2)])
+    (method,) = load_passes(["channel"])
+    responses = np.concatenate([run(case.model, **feeds)[0] for feeds in case.inputs])
+    rows = np.moveaxis(responses, 1, -1).reshape(-1, 24) - responses.mean(axis=(0, 2, 3))
+    offered = list(method.candidates(case.layer, statistics_of(case, method), 6))
+    assert [one.setting for one in offered] == [(2,), (4,), (6,)]
+    for one in offered:
+        kept = 0.0
+        for part in np.split(rows, 3, axis=1):
+            kept += (np.linalg.svd(part, compute_uv=False)[: one.setting[0]] ** 2).sum()
+        assert one.energy == pytest.approx(kept / (rows**2).sum(), abs=2e-3)
 
 
 def test_a_kernel_of_few_colours_is_recovered() -> None:
@@ -342,7 +374,7 @@ GEMM, MATMUL = (matrix_model(op, normal(RNG, 4, 4), None) for op in ("Gemm", "Ma
         ("channel", CONV, None),
         ("channel", CONV_1D, None),
         ("channel", conv_model(normal(RNG, 4, 4, 1, 1)), None),
-        ("channel", GROUPED, "group=2"),
+        ("channel", GROUPED, None),
         ("channel", DEPTHWISE_1D, "group=4"),
         ("fully_connected", GEMM, None),
         ("fully_connected", MATMUL, None),
