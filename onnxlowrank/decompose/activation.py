@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
-_STEPS = 6
-"""Of Gauss-Newton: twice as many lower the cost by less than a thousandth."""
-_FLAT = 0.3
+_STEPS, _FIRST_STEPS = 12, 3
+"""Of Gauss-Newton; after the first ones those numbers go on that have not arrived."""
+_ARRIVED = 1e-2
+"""Size of a step that is not worth another one."""
+_FLAT = 0.5
 """Slope below which a descent may be stuck."""
 
 
@@ -101,21 +103,26 @@ class Smooth:
         They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1: the
         result is never worse than the prediction.
         """
-        found, cost = self._descend(prediction.copy(), value, prediction, penalty)
+        found, cost, step = self._descend(prediction.copy(), value, prediction, penalty, _FIRST_STEPS)
+        moving = np.abs(step) > _ARRIVED
+        found[moving], cost[moving], _ = self._descend(
+            found[moving], value[moving], prediction[moving], penalty, _STEPS - _FIRST_STEPS
+        )
         flat = (np.abs(prediction) > 1) & (np.abs(_SMOOTH[self.name](prediction)[1]) < _FLAT)
-        if flat.any():
-            start = np.clip(prediction[flat], -1, 1)
-            other, other_cost = self._descend(start, value[flat], prediction[flat], penalty)
-            found[flat] = np.where(other_cost < cost[flat], other, found[flat])
+        start = np.clip(prediction[flat], -1, 1)
+        other, other_cost, _ = self._descend(start, value[flat], prediction[flat], penalty, _STEPS)
+        found[flat] = np.where(other_cost < cost[flat], other, found[flat])
         return found
 
-    def _descend(self, z: Array, value: Array, prediction: Array, penalty: float) -> tuple[Array, Array]:
-        """Improve ``z`` in place by a few steps, none of which raises the cost; return it and the cost."""
+    def _descend(
+        self, z: Array, value: Array, prediction: Array, penalty: float, steps: int
+    ) -> tuple[Array, Array, Array]:
+        """Improve ``z`` in place by steps, none of which raises the cost; return it, the cost and the last step."""
         function = _SMOOTH[self.name]
         r, slope = function(z)
         cost = (value - r) ** 2 + penalty * (z - prediction) ** 2
-        damping = np.ones_like(z)
-        for _ in range(_STEPS):
+        damping, step = np.ones_like(z), np.zeros_like(z)
+        for _ in range(steps):
             step = (slope * (value - r) - penalty * (z - prediction)) / (slope * slope + penalty)
             trial = z + damping * step
             trial_r, trial_slope = function(trial)
@@ -124,7 +131,7 @@ class Smooth:
             for kept, new in ((z, trial), (r, trial_r), (slope, trial_slope), (cost, trial_cost)):
                 np.copyto(kept, new, where=better)
             damping = np.where(better, np.minimum(2 * damping, 1), damping / 4)
-        return z, cost
+        return z, cost, step
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:
