@@ -7,7 +7,7 @@ session, and one feed is in memory at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +48,12 @@ def sample(
     yield from _run(add_probes(model, probes), inputs, seed, advance)
 
 
-def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance) -> Iterator[dict[str, Rows]]:
+def run_probes(
+    probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Advance, others: Collection[str] = ()
+) -> Iterator[dict[str, Rows]]:
     """Yield, for one feed after the other, the outputs of a network with probes; see :func:`sample`.
 
-    The positions go to the one input that the feeds do not name.
+    The positions go to the one input that the feeds do not name. ``others`` are outputs that may be anything.
 
     Raises:
         NotFiniteError: If an output is not finite.
@@ -59,7 +61,7 @@ def run_probes(probed: onnx.ModelProto, inputs: Inputs, seed: int, advance: Adva
     sampled = {value.name: value.doc_string or f"tensor '{value.name}'" for value in probed.graph.output}
     for index, rows in enumerate(_run(probed, inputs, seed, advance)):
         for name, values in rows.items():
-            if not np.isfinite(values).all():
+            if name not in others and not np.isfinite(values).all():
                 raise NotFiniteError(
                     f"{sampled[name]} of the network is not finite on input {index} of {inputs.description}; give "
                     "inputs of the range it was trained on"

@@ -1,25 +1,27 @@
 """Samples the layers of a network one by one, shallow to deep, without running anew all that is before them.
 
-What is kept is one tensor that all deeper layers and the outputs depend on, and on nothing else before it: behind a
-block of a residual network, not inside.
+What is kept is the input of a layer, and what else the outputs need of all that computes it: inside a residual block
+the shortcut, of a detector the scales that are joined later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, ValueInfoProto, helper
+from onnx import ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
 from onnxlowrank.graph.chain import Chain
-from onnxlowrank.graph.cut import behind, narrowest
+from onnxlowrank.graph.cut import behind, frontier
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.probe import Probe, add_probes, expose, tensor_names
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.walk import with_outputs
-from onnxlowrank.inputs.feeds import Inputs
+from onnxlowrank.inputs.feeds import Inputs, byte_count
+from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.progress import Advance
 from onnxlowrank.temporary import Scratch
 
@@ -28,10 +30,10 @@ _MOST_BYTES = 2**30
 
 
 class PrefixCache:
-    """A network and the deepest of its tensors so far that alone carries all that is computed later.
+    """A network and those of its tensors that carry all that is computed later.
 
-    That is kept for all inputs, and what is before it is forgotten. Where there is none, or it would take more than
-    ``_MOST_BYTES``, networks run from an earlier one or their inputs.
+    They are kept for all inputs, and what is before them is forgotten. Where they would take more than ``_MOST_BYTES``,
+    networks run from earlier ones or their inputs.
     """
 
     def __init__(self, model: onnx.ModelProto, layers: Sequence[Layer], inputs: Inputs, seed: int) -> None:
@@ -61,18 +63,23 @@ class PrefixCache:
             NotFiniteError: If a tensor is not finite.
         """
         (left, inputs), (probed, those) = self._left, self.probed(chains, probes)
-        tensor = narrowest(left, [settled, *(output.name for output in left.graph.output)])
-        if tensor is None or those is not inputs:
+        tensors = frontier(left, settled)
+        if tensors is None or those is not inputs:
             return list(run_probes(probed, those, self._seed, advance))
-        keeping, found = _Kept(tensor), []
-        both = self._part(left, chains, {tensor, *(probe.tensor for probe in probes)})
-        for rows in run_probes(with_outputs(add_probes(both, probes), [tensor]), inputs, self._seed, advance):
-            value = rows.pop(tensor)
-            if value.nbytes * len(inputs) > _MOST_BYTES:
+        fed = {value.name for value in left.graph.input}
+        computed = [name for name in tensors if name not in fed]
+        keeping, found = _Kept(tensors), []
+        both = self._part(left, chains, {*computed, *(probe.tensor for probe in probes)})
+        extended = with_outputs(add_probes(both, probes), computed)
+        for index, rows in enumerate(run_probes(extended, inputs, self._seed, advance, computed)):
+            values = {name: rows.pop(name) for name in computed}
+            if len(values) < len(tensors):
+                values |= {name: value for name, value in inputs[index].items() if name in tensors}
+            if not all(map(_is_numeric, values.values())) or byte_count(values) * len(inputs) > _MOST_BYTES:
                 return list(run_probes(probed, inputs, self._seed, advance))
-            keeping.add(value)
+            keeping.add(values)
             found.append(rows)
-        rest = behind(left, keeping.description()) if keeping.complete else None
+        rest = behind(left, keeping.described()) if keeping.complete else None
         if rest is not None:
             self._left = rest, keeping.inputs(self._whole[1])
         return found
@@ -103,40 +110,58 @@ class PrefixCache:
         return rewrite(model, there, {layer.name: chains[layer.name] for layer in there})
 
 
+def _is_numeric(value: object) -> bool:
+    """Return whether a tensor is an array of numbers: there are sequences and strings, too."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+
+
 class _Kept:
-    """A tensor of every feed, in the temporary folder, as long as there is room.
+    """Tensors of every feed, in the temporary folder, as long as there is room.
 
     Attributes:
-        tensor: Its name.
         complete: Whether there was room.
     """
 
-    def __init__(self, tensor: str) -> None:
-        self.tensor, self.complete = tensor, True
+    def __init__(self, tensors: Sequence[str]) -> None:
+        self.complete = True
+        self._tensors = tensors
         self._scratch = Scratch()
-        self._shapes: list[tuple[int, ...]] = []
+        self._feeds = 0
+        self._types: dict[str, int] = {}
+        self._shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in tensors}
 
-    def add(self, value: Rows) -> None:
-        """Keep the tensor of the next feed."""
+    def add(self, values: Feeds) -> None:
+        """Keep the tensors of the next feed."""
         if not self.complete:
             return
-        try:
-            np.save(self._scratch.folder / f"{len(self._shapes)}.npy", value, allow_pickle=False)
-        except OSError:
-            self._scratch.remove()
-            self.complete = False
-        self._shapes.append(value.shape)
+        for name, value in values.items():
+            self._types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._shapes[name].append(value.shape)
+            try:
+                np.save(self._file(self._feeds, name), value, allow_pickle=False)
+            except OSError:
+                self._scratch.remove()
+                self.complete = False
+                return
+        self._feeds += 1
 
-    def description(self) -> ValueInfoProto:
-        """Return the tensor as an input of a network; sizes that are not always the same are left open."""
-        sizes = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*self._shapes, strict=True)]
-        return helper.make_tensor_value_info(self.tensor, TensorProto.FLOAT, sizes)
+    def described(self) -> list[ValueInfoProto]:
+        """Return the tensors as inputs of a network; sizes that are not always the same are left open."""
+        infos = []
+        for name, shapes in self._shapes.items():
+            sizes = None
+            if len(set(map(len, shapes))) == 1:
+                sizes = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True)]
+            infos.append(helper.make_tensor_value_info(name, self._types[name], sizes))
+        return infos
 
     def inputs(self, like: Inputs) -> Inputs:
-        """Return it as inputs, of the same samples as those it was computed from."""
-        folder, name = self._scratch.folder, self.tensor
+        """Return them as inputs, of the same samples as those they were computed from."""
 
-        def read(index: int) -> dict[str, Rows]:
-            return {name: np.load(folder / f"{index}.npy", allow_pickle=False)}
+        def read(index: int) -> Feeds:
+            return {name: np.load(self._file(index, name), allow_pickle=False) for name in self._tensors}
 
         return Inputs(read, len(like), like.batch, like.description, keep=self._scratch, samples=like.samples)
+
+    def _file(self, index: int, name: str) -> Path:
+        return self._scratch.folder / f"{index}_{self._tensors.index(name)}.npy"

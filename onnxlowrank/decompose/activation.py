@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
+_STEPS, _FIRST_STEPS = 12, 3
+"""Of Gauss-Newton; after the first ones those numbers go on that have not arrived."""
+_ARRIVED = 1e-2
+"""Size of a step that is not worth another one."""
+_FLAT = 0.5
+"""Slope below which a descent may be stuck."""
+
 
 class Activation(Protocol):
     """An element-wise function ``r`` with the solution of Zhang's Eq. 9."""
@@ -96,28 +103,35 @@ class Smooth:
         They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1: the
         result is never worse than the prediction.
         """
-        one, cost = self._descend(prediction.copy(), value, prediction, penalty)
-        other, other_cost = self._descend(np.clip(prediction, -1, 1), value, prediction, penalty)
-        return np.where(other_cost < cost, other, one)
+        found, cost, step = self._descend(prediction.copy(), value, prediction, penalty, _FIRST_STEPS)
+        moving = np.abs(step) > _ARRIVED
+        found[moving], cost[moving], _ = self._descend(
+            found[moving], value[moving], prediction[moving], penalty, _STEPS - _FIRST_STEPS
+        )
+        flat = (np.abs(prediction) > 1) & (np.abs(_SMOOTH[self.name](prediction)[1]) < _FLAT)
+        start = np.clip(prediction[flat], -1, 1)
+        other, other_cost, _ = self._descend(start, value[flat], prediction[flat], penalty, _STEPS)
+        found[flat] = np.where(other_cost < cost[flat], other, found[flat])
+        return found
 
-    def _descend(self, z: Array, value: Array, prediction: Array, penalty: float) -> tuple[Array, Array]:
-        """Return ``z`` after a few steps, none of which raises the cost, and the cost."""
+    def _descend(
+        self, z: Array, value: Array, prediction: Array, penalty: float, steps: int
+    ) -> tuple[Array, Array, Array]:
+        """Improve ``z`` in place by steps, none of which raises the cost; return it, the cost and the last step."""
         function = _SMOOTH[self.name]
         r, slope = function(z)
         cost = (value - r) ** 2 + penalty * (z - prediction) ** 2
-        damping = np.ones_like(z)
-        for _ in range(12):
+        damping, step = np.ones_like(z), np.zeros_like(z)
+        for _ in range(steps):
             step = (slope * (value - r) - penalty * (z - prediction)) / (slope * slope + penalty)
             trial = z + damping * step
             trial_r, trial_slope = function(trial)
             trial_cost = (value - trial_r) ** 2 + penalty * (trial - prediction) ** 2
             better = trial_cost < cost
-            z = np.where(better, trial, z)
-            r = np.where(better, trial_r, r)
-            slope = np.where(better, trial_slope, slope)
-            cost = np.where(better, trial_cost, cost)
+            for kept, new in ((z, trial), (r, trial_r), (slope, trial_slope), (cost, trial_cost)):
+                np.copyto(kept, new, where=better)
             damping = np.where(better, np.minimum(2 * damping, 1), damping / 4)
-        return z, cost
+        return z, cost, step
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:

@@ -1,45 +1,44 @@
-"""Cuts a network in two where one tensor carries all that the second part needs from the first."""
+"""Cuts a network in two: what computes a tensor, and all that comes behind or beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from onnx import ModelProto, ValueInfoProto
 
 from onnxlowrank.graph.walk import needed, reads, rebuild
 
 
-def narrowest(model: ModelProto, tensors: Collection[str]) -> str | None:
-    """Return the deepest tensor of ``model`` that alone carries what all ``tensors`` need, or is the only one of them.
+def frontier(model: ModelProto, tensor: str) -> list[str] | None:
+    """Return what carries all that the outputs of ``model`` need from what computes ``tensor``, and ``tensor`` itself.
 
-    What depends on no input is no matter. Where nothing but the inputs themselves carries that, it is None.
+    These are tensors of the network, inputs among them, in its order; None where they are inputs alone. What depends on
+    no input is no matter.
     """
-    nodes = needed(model.graph.node, tensors)
-    last = {name: index for index, node in enumerate(nodes) for name in reads(node)}
-    last.update(dict.fromkeys(tensors, len(nodes)))
-    live = {name for name in _inputs(model) if name in last}
-    found = None
-    for index, node in enumerate(nodes):
-        if live.isdisjoint(reads(node)):
-            continue  # depends on no input
-        live = {name for name in live.union(node.output) if last.get(name, -1) > index}
-        if len(live) == 1:
-            (found,) = live
-    return found
+    graph, fed = model.graph, _inputs(model)
+    outputs = [output.name for output in graph.output]
+    before = {name for node in needed(graph.node, [tensor]) for name in node.output if name}
+    depending, computed = set(fed), [item.name for item in graph.input if item.name in fed]
+    for node in graph.node:
+        if not depending.isdisjoint(reads(node)):
+            depending.update(node.output)
+            computed += (name for name in node.output if name in before)
+    behind_it = [node for node in needed(graph.node, [tensor, *outputs]) if before.isdisjoint(node.output)]
+    read = {tensor, *outputs}.union(name for node in behind_it for name in reads(node))
+    found = [name for name in computed if name in read]
+    return None if fed.issuperset(found) else found
 
 
-def behind(model: ModelProto, tensor: ValueInfoProto, free: Collection[str] = ()) -> ModelProto | None:
-    """Return what ``model`` does behind ``tensor``, which becomes an input, or None if that depends on other inputs.
-
-    The inputs named in ``free`` stay.
-    """
-    graph = model.graph
+def behind(model: ModelProto, tensors: Sequence[ValueInfoProto]) -> ModelProto | None:
+    """Return what ``model`` does behind ``tensors``, which become its inputs, or None if that depends on others."""
+    graph, given = model.graph, {one.name for one in tensors}
     outputs = {output.name for output in graph.output}
-    nodes = needed([node for node in graph.node if tensor.name not in node.output], outputs)
+    nodes = needed([node for node in graph.node if given.isdisjoint(node.output)], outputs)
     read = outputs.union(name for node in nodes for name in reads(node))
-    if not read.isdisjoint(_inputs(model) - set(free)):
+    if not read.isdisjoint(_inputs(model) - given):
         return None
-    inputs = [tensor, *(item for item in graph.input if item.name in free)]
+    constant = [item for item in graph.input if item.name not in _inputs(model)]
+    inputs = [*tensors, *constant]
     return rebuild(model, nodes=nodes, initializers=graph.initializer, inputs=inputs, outputs=graph.output)
 
 
