@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 Array = NDArray[np.floating]
 
@@ -82,7 +83,7 @@ class PiecewiseLinear:
 
 @dataclass(frozen=True)
 class Smooth:
-    """A differentiable activation, by name: ``sigmoid``, ``tanh``, ``silu`` or ``hard_swish``."""
+    """A differentiable activation, by name: ``sigmoid``, ``tanh``, ``silu``, ``hard_swish`` or ``gelu``."""
 
     name: str
 
@@ -93,11 +94,13 @@ class Smooth:
     def nearest(self, value: Array, prediction: Array, penalty: float) -> Array:
         """Return the best point of damped Gauss-Newton iterations on Eq. 9.
 
-        They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1: the
-        result is never worse than the prediction.
+        They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1 (of
+        GELU, which is least at -0.75, at -0.5): the result is never worse than the prediction.
         """
         one, cost = self._descend(prediction.copy(), value, prediction, penalty)
-        other, other_cost = self._descend(np.clip(prediction, -1, 1), value, prediction, penalty)
+        other, other_cost = self._descend(
+            np.clip(prediction, -0.5 if self.name == "gelu" else -1, 1), value, prediction, penalty
+        )
         return np.where(other_cost < cost, other, one)
 
     def _descend(self, z: Array, value: Array, prediction: Array, penalty: float) -> tuple[Array, Array]:
@@ -140,7 +143,13 @@ def _hard_swish(x: Array) -> tuple[Array, Array]:
     return x * gate, np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5)).astype(x.dtype)
 
 
-_SMOOTH = {"sigmoid": _sigmoid, "tanh": _tanh, "silu": _silu, "hard_swish": _hard_swish}
+def _gelu(x: Array) -> tuple[Array, Array]:
+    below = ndtr(x)
+    slope = below + x * (np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)).astype(x.dtype)
+    return x * below, slope
+
+
+_SMOOTH = {"sigmoid": _sigmoid, "tanh": _tanh, "silu": _silu, "hard_swish": _hard_swish, "gelu": _gelu}
 
 IDENTITY = PiecewiseLinear("none", ((-math.inf, math.inf, 1.0, 0.0),))
 RELU = PiecewiseLinear("ReLU", ((-math.inf, 0.0, 0.0, 0.0), (0.0, math.inf, 1.0, 0.0)))
