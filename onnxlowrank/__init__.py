@@ -1,6 +1,7 @@
 """Makes trained ONNX networks faster in onnxruntime by low-rank decomposition of their layers, without training."""
 
 from onnxlowrank.errors import InputDataError, ModelError, OnnxLowRankError, OptionError, ProviderError
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.inputs.preprocess import preprocess_from_options
 from onnxlowrank.pipeline import optimize
 from onnxlowrank.result import Result
@@ -22,6 +23,7 @@ __all__ = [
     "Sweep",
     "analyze",
     "compare",
+    "custom_operators",
     "optimize",
     "preprocess_from_options",
     "profile",

@@ -9,9 +9,10 @@ import typer
 
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Calibration, Passes, Seed, Shape, this_command
+from onnxlowrank.cli.options import Calibration, CustomOps, Passes, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import names, shape
 from onnxlowrank.cli.stages import stages
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.report.analyze import analysis_report
 from onnxlowrank.studies.analyze import analyze as run
 
@@ -31,6 +32,7 @@ def analyze(
     *,
     calibration: Calibration = None,
     shape_: Shape = None,
+    custom_ops: CustomOps = None,
     passes: Passes = None,
     images: ImageOptions,
     seed: Seed = 0,
@@ -38,7 +40,7 @@ def analyze(
 ) -> None:
     """Show what a network has to give: spectra of its responses, suitable passes, error against cost."""
     output.begin(context, [model], {"--calibration": calibration})
-    with stages(output.verbose) as progress:
+    with custom_operators(custom_ops or ()), stages(output.verbose) as progress:
         found = run(
             model,
             calibration=calibration,

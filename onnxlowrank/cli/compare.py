@@ -9,9 +9,10 @@ import typer
 
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Measures, Merit, Seed, Shape, this_command
+from onnxlowrank.cli.options import CustomOps, Measures, Merit, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import counts, measures, names, shape
 from onnxlowrank.cli.stages import stages
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.report.compare import comparison_report
 from onnxlowrank.studies.compare import compare as run
 
@@ -42,6 +43,7 @@ def compare(
         ),
     ] = None,
     shape_: Shape = None,
+    custom_ops: CustomOps = None,
     metric: Merit = None,
     measured: Measures = None,
     provider: Annotated[str, typer.Option(help="One or more, e.g. cpu,cuda,cuda:use_tf32=0.")] = "cpu",
@@ -54,7 +56,7 @@ def compare(
 ) -> None:
     """Measure networks in turns: latency with its uncertainty, throughput, memory, size, and how outputs differ."""
     output.begin(context, models, {"--inputs": inputs, "--metric": metric})
-    with stages(output.verbose) as progress:
+    with custom_operators(custom_ops or ()), stages(output.verbose) as progress:
         found = run(
             models,
             inputs=inputs,

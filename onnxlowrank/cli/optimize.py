@@ -13,6 +13,7 @@ from onnxlowrank.cli.ending import NOT_REACHED
 from onnxlowrank.cli.groups import Html, ImageOptions, Verbose, start_log, with_groups
 from onnxlowrank.cli.options import (
     Calibration,
+    CustomOps,
     Int8Weights,
     Measures,
     Merit,
@@ -27,6 +28,7 @@ from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
 from onnxlowrank.goal import FLOAT32
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.optimize import optimisation_report
 from onnxlowrank.report.terminal import print_report
@@ -86,6 +88,7 @@ def optimize(
         str | None, typer.Option(help="Inputs, best with labels, to compare the two networks on.", metavar="PATH")
     ] = None,
     shape_: Shape = None,
+    custom_ops: CustomOps = None,
     metric: Merit = None,
     measured: Measures = None,
     images: ImageOptions,
@@ -134,7 +137,7 @@ def optimize(
     written = {OUTPUT: output, "--report": report, "--html": html}
     begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
-    with stages(verbose, whole=True) as progress:
+    with custom_operators(custom_ops or ()), stages(verbose, whole=True) as progress:
         result = run(
             model,
             output,

@@ -64,6 +64,12 @@ Merit = Annotated[
         metavar="NAME",
     ),
 ]
+CustomOps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--custom-ops", help="A library of custom operators for onnxruntime; may be repeated.", metavar="LIBRARY"
+    ),
+]
 
 
 def this_command() -> str:

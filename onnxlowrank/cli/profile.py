@@ -9,8 +9,9 @@ import typer
 
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Provider, Shape, this_command
+from onnxlowrank.cli.options import CustomOps, Provider, Shape, this_command
 from onnxlowrank.cli.parsing import shape
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.report.profile import profile_report
 from onnxlowrank.studies.profile import profile as run
 
@@ -33,6 +34,7 @@ def profile(
         typer.Option(help="Inputs, as for optimize --calibration; a random one by default.", metavar="PATH"),
     ] = None,
     shape_: Shape = None,
+    custom_ops: CustomOps = None,
     provider: Provider = "cpu",
     threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
     seconds: Annotated[float, typer.Option(help="About how long to run the network.")] = 5.0,
@@ -41,13 +43,14 @@ def profile(
 ) -> None:
     """Show where a network spends its time, by its own names of nodes, and how much of it is arithmetic."""
     output.begin(context, [model], {"--inputs": inputs})
-    found = run(
-        model,
-        inputs=inputs,
-        shapes=dict(shape(text) for text in shape_ or ()),
-        preprocess=images.read(),
-        provider=provider,
-        threads=threads,
-        seconds=seconds,
-    )
+    with custom_operators(custom_ops or ()):
+        found = run(
+            model,
+            inputs=inputs,
+            shapes=dict(shape(text) for text in shape_ or ()),
+            preprocess=images.read(),
+            provider=provider,
+            threads=threads,
+            seconds=seconds,
+        )
     output.show(profile_report(found, this_command()), found.to_dict())

@@ -11,6 +11,7 @@ from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
 from onnxlowrank.cli.options import (
     Calibration,
+    CustomOps,
     Int8Weights,
     Measures,
     Merit,
@@ -25,6 +26,7 @@ from onnxlowrank.cli.parsing import measures, names, numbers, shape
 from onnxlowrank.cli.stages import stages
 from onnxlowrank.cli.writing import expect
 from onnxlowrank.goal import FLOAT32
+from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.report.sweep import sweep_report
 from onnxlowrank.studies.sweep import files_of
 from onnxlowrank.studies.sweep import sweep as run
@@ -55,6 +57,7 @@ def sweep(
         str | None, typer.Option(help="Inputs, best with labels, to compare all networks on.", metavar="PATH")
     ] = None,
     shape_: Shape = None,
+    custom_ops: CustomOps = None,
     metric: Merit = None,
     measured: Measures = None,
     provider: Provider = "cpu",
@@ -75,7 +78,7 @@ def sweep(
     data = {"--calibration": calibration, "--evaluate": evaluate}
     output.begin(context, [model], data, points if folder.is_dir() else None)
     expect(context, points.values())
-    with stages(output.verbose) as progress:
+    with custom_operators(custom_ops or ()), stages(output.verbose) as progress:
         found = run(
             model,
             folder,

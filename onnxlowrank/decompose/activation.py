@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 Array = NDArray[np.floating]
 
@@ -89,7 +90,7 @@ class PiecewiseLinear:
 
 @dataclass(frozen=True)
 class Smooth:
-    """A differentiable activation, by name: ``sigmoid``, ``tanh``, ``silu`` or ``hard_swish``."""
+    """A differentiable activation, by name: ``sigmoid``, ``tanh``, ``silu``, ``hard_swish`` or ``gelu``."""
 
     name: str
 
@@ -100,16 +101,17 @@ class Smooth:
     def nearest(self, value: Array, prediction: Array, penalty: float) -> Array:
         """Return the best point of damped Gauss-Newton iterations on Eq. 9.
 
-        They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1: the
-        result is never worse than the prediction.
+        They start at the prediction, and where that is on a flat part of ``r`` also next to it, at plus or minus 1 (of
+        GELU, which is least at -0.75, at -0.5): the result is never worse than the prediction.
         """
         found, cost, step = self._descend(prediction.copy(), value, prediction, penalty, _FIRST_STEPS)
         moving = np.abs(step) > _ARRIVED
         found[moving], cost[moving], _ = self._descend(
             found[moving], value[moving], prediction[moving], penalty, _STEPS - _FIRST_STEPS
         )
-        flat = (np.abs(prediction) > 1) & (np.abs(_SMOOTH[self.name](prediction)[1]) < _FLAT)
-        start = np.clip(prediction[flat], -1, 1)
+        low = -0.5 if self.name == "gelu" else -1
+        flat = ((prediction < low) | (prediction > 1)) & (np.abs(_SMOOTH[self.name](prediction)[1]) < _FLAT)
+        start = np.clip(prediction[flat], low, 1)
         other, other_cost, _ = self._descend(start, value[flat], prediction[flat], penalty, _STEPS)
         found[flat] = np.where(other_cost < cost[flat], other, found[flat])
         return found
@@ -154,7 +156,13 @@ def _hard_swish(x: Array) -> tuple[Array, Array]:
     return x * gate, np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5)).astype(x.dtype)
 
 
-_SMOOTH = {"sigmoid": _sigmoid, "tanh": _tanh, "silu": _silu, "hard_swish": _hard_swish}
+def _gelu(x: Array) -> tuple[Array, Array]:
+    below = ndtr(x)
+    slope = below + x * (np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)).astype(x.dtype)
+    return x * below, slope
+
+
+_SMOOTH = {"sigmoid": _sigmoid, "tanh": _tanh, "silu": _silu, "hard_swish": _hard_swish, "gelu": _gelu}
 
 IDENTITY = PiecewiseLinear("none", ((-math.inf, math.inf, 1.0, 0.0),))
 RELU = PiecewiseLinear("ReLU", ((-math.inf, 0.0, 0.0, 0.0), (0.0, math.inf, 1.0, 0.0)))

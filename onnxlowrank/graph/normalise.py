@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxlowrank.graph.custom_ops import register_custom_operators
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
 from onnxlowrank.graph.unfuse import unfuse
@@ -126,6 +127,7 @@ def _run_onnxruntime(model: ModelProto, output: Path | None = None) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    register_custom_operators(options)
     if output is None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     else:

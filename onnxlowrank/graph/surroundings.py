@@ -8,6 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxlowrank.decompose.activation import IDENTITY, RELU, Activation, Smooth, clip, leaky_relu
+from onnxlowrank.graph.elementwise import gelu
 from onnxlowrank.graph.index import Index, Shape, attributes, is_standard
 
 _SMOOTH = {"Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hard_swish"}
@@ -36,11 +37,12 @@ def activation(index: Index, tensor: str) -> Activation:
     if tensor in index.outputs:
         return IDENTITY
     readers = [index.nodes[position] for position in index.readers.get(tensor, [])]
+    found: Activation = IDENTITY
     if len(readers) == 1:
-        return _single(index, readers[0])
-    if len(readers) == 2:
-        return _gated(index, tensor, readers)
-    return IDENTITY
+        found = _single(index, readers[0])
+    elif len(readers) == 2:
+        found = _gated(index, tensor, readers)
+    return found if found != IDENTITY else gelu(index, tensor) or IDENTITY
 
 
 def _single(index: Index, node: NodeProto) -> Activation:
@@ -52,6 +54,8 @@ def _single(index: Index, node: NodeProto) -> Activation:
     if is_standard(node, "Clip"):
         low, high = _bound(index, node, 1, "min", -math.inf), _bound(index, node, 2, "max", math.inf)
         return IDENTITY if low is None or high is None or low >= high else clip(low, high)
+    if is_standard(node, "Gelu"):
+        return Smooth("gelu")
     if is_standard(node, *_SMOOTH):
         return Smooth(_SMOOTH[node.op_type])
     return IDENTITY

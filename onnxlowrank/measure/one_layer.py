@@ -110,6 +110,8 @@ def _in_frame(model: ModelProto, outputs: Sequence[ValueInfoProto], provider: st
 
 def _activation(activation: Activation, tensor: str) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return the nodes that apply ``activation`` to ``tensor``, and their constants."""
+    if activation == Smooth("gelu"):
+        return _gelu(tensor)
     if isinstance(activation, Smooth):
         nodes = [helper.make_node(_SMOOTH[activation.name], [tensor], ["gate"], name="activation")]
         if activation.name == "silu":
@@ -128,6 +130,20 @@ def _activation(activation: Activation, tensor: str) -> tuple[list[NodeProto], l
     ]
     names = [key if value is not None else "" for key, value in bounds.items()]
     return [helper.make_node("Clip", [tensor, *names], ["active"], name="activation")], constants
+
+
+def _gelu(tensor: str) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes of a GELU as exporters write it, which onnxruntime fuses, and their constants."""
+    constants = {"root": np.sqrt(2), "one": 1.0, "half": 0.5}
+    steps = [
+        ("Div", (tensor, "root"), "scaled"),
+        ("Erf", ("scaled",), "erf"),
+        ("Add", ("erf", "one"), "gate"),
+        ("Mul", (tensor, "gate"), "product"),
+        ("Mul", ("product", "half"), "active"),
+    ]
+    nodes = [helper.make_node(op, list(inputs), [output], name=output) for op, inputs, output in steps]
+    return nodes, [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
 
 
 def _model(

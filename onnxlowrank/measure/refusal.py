@@ -68,8 +68,8 @@ def _advice(said: str) -> str:
         return _UPGRADE
     if custom := _CUSTOM.search(said):
         return (
-            f"the operator {custom['operator']} needs its custom operator library, which onnxlowrank cannot load: "
-            "give a network of standard operators"
+            f"the operator {custom['operator']} needs its library of custom operators: name it with --custom-ops "
+            "LIBRARY, or give a network of standard operators"
         )
     if unknown := _UNKNOWN.search(said):
         return (

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxlowrank.boundary import foreign
 from onnxlowrank.errors import OptionError, ProviderError, RefusedModelError
+from onnxlowrank.graph.custom_ops import register_custom_operators
 from onnxlowrank.graph.outside import apart
 from onnxlowrank.measure.refusal import failed_run, refused
 from onnxlowrank.parallel import available_cores
@@ -118,6 +119,7 @@ def open_session(model: onnx.ModelProto | str, target: Target, trace: Path | Non
             ort.preload_dlls()
     providers = [wanted] if target.kind == "cpu" else [(wanted, target.options), PROVIDERS["cpu"]]
     with foreign(refused):  # onnxruntime raises a dozen types, most of them derived from Exception alone
+        register_custom_operators(options)
         source, given = (model, {}) if isinstance(model, str) else _parted(model)
         if given and not target.timed:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -108,12 +108,11 @@ def test_compare_by_a_metric_that_is_built_in(place: Path) -> None:
         if values is not None:
             weight.CopyFrom(onnx.numpy_helper.from_array(values + 0.5 * normal(rng, *values.shape), "wf"))
     onnx.save(other, place / "noisy.onnx")
-    found = printed(place, "compare", "a.onnx", "noisy.onnx", "--inputs", "images.npz", "--metric", "top1", *SHORT)
-    assert found["metric"]["name"] == "top1"
-    assert found["metric"]["values"] == pytest.approx([100 * one for one in found["differences"][0]["accuracy"]])
     ended = call(place, "compare", "a.onnx", "noisy.onnx", *SHORT, "--metric", "cosine")
     assert "cosine (%)" in ended.stdout
     assert re.search(r"a.onnx +100\s", ended.stdout)
+    (other,) = re.findall(r"noisy.onnx +(\d+\.\d+)\s*\n\n", ended.stdout)
+    assert 50 < float(other) < 100
 
 
 def test_compare_in_every_form(place: Path) -> None:

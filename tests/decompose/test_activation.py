@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxlowrank.decompose.activation import IDENTITY, RELU, Smooth, clip, leaky_relu
 
 PIECEWISE = [IDENTITY, RELU, leaky_relu(0.1), leaky_relu(1.5), clip(0, 6), clip(-1, math.inf), clip(-math.inf, 2)]
-SMOOTH = [Smooth(name) for name in ("sigmoid", "tanh", "silu", "hard_swish")]
+SMOOTH = [Smooth(name) for name in ("sigmoid", "tanh", "silu", "hard_swish", "gelu")]
 GRID = np.linspace(-15, 15, 300_001)
 numbers = st.floats(-8, 8, width=32)
 

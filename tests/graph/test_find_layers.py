@@ -239,6 +239,15 @@ def test_a_weight_that_is_used_otherwise_is_shared(other: str) -> None:
     assert [(len(layer.places), layer.shares_weight) for layer in found] == [(2, True), (1, True)]
 
 
+GELUS = (
+    "d = Div (c, root)  e = Erf (d)  a = Add (e, one)  m = Mul (c, a)  y = Mul (m, half)",
+    "d = Mul (c, flat)  h = Mul (half, c)  e = Erf (d)  a = Add (one, e)  y = Mul (a, h)",
+    "q = Mul (c, c)  k = Mul (q, c)  v = Mul (cube, k)  w2 = Add (c, v)  u = Mul (w2, slope)  t = Tanh (u)  "
+    "a = Add (t, one)  h = Mul (c, half)  y = Mul (h, a)",
+)
+"""As PyTorch, TensorFlow and the approximation by tanh write it."""
+
+
 @pytest.mark.parametrize(
     ("lines", "opset", "expected"),
     [
@@ -263,10 +272,17 @@ def test_a_weight_that_is_used_otherwise_is_shared(other: str) -> None:
         ("g1 = Sigmoid (c)  p = Mul (c, g1)  q = Neg (c)  y = Add (p, q)", 17, IDENTITY),
         ("y = Relu (c)  z = Neg (c)", 17, IDENTITY),
         ("y = Elu (c)", 17, IDENTITY),
+        ("y = Gelu (c)", 20, Smooth("gelu")),
+        *((lines, 17, Smooth("gelu")) for lines in GELUS),
+        (GELUS[0].replace("Add (e, one)", "Add (e, six)"), 17, IDENTITY),
+        (GELUS[0] + "  z = Neg (e)", 17, IDENTITY),
+        (GELUS[0].replace("Mul (c, a)", "Mul (s, a)"), 17, IDENTITY),
     ],
 )
 def test_activation(lines: str, opset: int, expected: object) -> None:
-    layer = followed_by(lines, opset, zero=np.float32(0), six=np.float32(6))
+    numbers = {"one": 1, "half": 0.5, "root": np.sqrt(2), "flat": np.sqrt(0.5), "cube": 0.044715}
+    numbers |= {"slope": np.sqrt(2 / np.pi), "zero": 0, "six": 6}
+    layer = followed_by(lines, opset, **{name: np.float32(value) for name, value in numbers.items()})
     assert layer.activation == expected
     assert (layer.preactivation, layer.shortcut) == ("c", None)
 

@@ -31,7 +31,7 @@ RNG = np.random.default_rng(8)
 POINT = Geometry.pointwise(2)
 ACTIVATIONS = [
     IDENTITY, RELU, leaky_relu(0.2), clip(0, 6), clip(-np.inf, 0.5), clip(0.25, np.inf),
-    *map(Smooth, ("sigmoid", "tanh", "silu", "hard_swish")),
+    *map(Smooth, ("sigmoid", "tanh", "silu", "hard_swish", "gelu")),
 ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def custom():
         (
             custom(),
             r"com.acme:Twist",
-            "the operator com.acme:Twist needs its custom operator library, which onnxlowrank",
+            "the operator com.acme:Twist needs its library of custom operators: name it with --custom-ops LIBRARY",
         ),
         (parse(UNKNOWN), "Twist", "Twist is no operator of opset 17"),
         (parse(DOUBLE), r"implementation for Conv\(11\)", "convert the network to float32"),
