@@ -146,6 +146,8 @@ def test_the_result_is_never_slower_than_int8_alone(monkeypatch):
     assert not result.reached
     assert result.latency_speedup == pytest.approx(3.0)
     assert {layer.method for layer in result.layers} == {"keep"}
+    assert "nothing was found that is faster than int8 alone" in {layer.kept_because for layer in result.layers}
+    assert "4x was asked for, the most that could be reached is 3.00x" in headline(result)
 
 
 def test_bytes_are_those_of_the_int8_file():

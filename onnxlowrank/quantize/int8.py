@@ -104,9 +104,7 @@ class Int8:
             for place in layer.places:
                 if place.nodes[0] not in nodes:
                     found[layer.name] = NO_CODE
-                elif not all(
-                    name in self.ranges and self.ranges[name].is_usable for name in (place.input, place.output)
-                ):
+                elif not all(map(self._has_range, (place.input, place.output))):
                     found[layer.name] = NO_RANGE
         return found
 
