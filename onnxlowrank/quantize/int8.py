@@ -91,7 +91,7 @@ class Int8:
         if self.equalise and chains:
             chains = equalised(self.model, self.layers, chains, few, lambda amount: advance(each * amount))
         model = write(chains)
-        ranges = observed_ranges(model, self.inputs, self.ranging, advance)
+        ranges = observed_ranges(model, self.inputs, self.ranging, advance) if chains else self.ranges
         quantised = quantise(model, ranges, self._float32(model), self.exposed, self.weight_bits)
         return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
 
