@@ -17,11 +17,11 @@ from onnxlowrank.errors import MissingInputsError, UnsupportedModelError
 from onnxlowrank.measure import hardware
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.options import Options
-from onnxlowrank.plan import builder
+from onnxlowrank.plan import builder, search
 from onnxlowrank.quantize.qdq import OPSET
 from onnxlowrank.report.optimize import headline
 
-INT8 = {"precision": "int8", "passes": ["channel", "svd"]}
+INT8 = {"precision": "int8", "passes": ["channel"]}
 MACS = {"target": "macs", "speedup": 1.5, **INT8}
 
 
@@ -68,17 +68,21 @@ def int8_nodes(model):
     return {one.name for one in model.graph.node if len(one.input) > 1 and one.input[1] in pairs}
 
 
-def speeds(monkeypatch, speedup):
-    """Let networks of so many bytes be so many times faster than the original."""
+def speeds(monkeypatch, speedup, module=builder):
+    """Let networks be so many times faster than the original."""
 
     def measure(models, *_, **__):
         return [Latency((1.0,) * 7), Latency((1.0 / speedup(models[1]),) * 7)][: len(models)]
 
-    monkeypatch.setattr(builder, "measure_in_sessions", measure)
+    monkeypatch.setattr(module, "measure_in_sessions", measure)
+
+
+def has_chains(model):
+    return any("/lowrank/" in one.name for one in model.graph.node)
 
 
 def test_chains_and_what_is_kept_are_int8(tmp_path):
-    given, inputs, unseen = network(), smooth(48), smooth(16, seed=9)
+    given, inputs, unseen = network(), smooth(24), smooth(16, seed=9)
     result = optimize(given, tmp_path / "o.onnx", calibration=inputs, evaluate=unseen, **MACS)
     written = onnx.load(tmp_path / "o.onnx")
     assert result.reached
@@ -125,7 +129,7 @@ def test_weights_have_the_bits_that_are_asked_for(asked, most):
 
 def test_what_int8_alone_reaches_is_left_to_it(monkeypatch):
     speeds(monkeypatch, lambda model: 3.0 if int8_nodes(model) else 1.0)
-    result = optimize(network(), calibration=smooth(32), speedup=2, **INT8)
+    result = optimize(network(), calibration=smooth(16), speedup=2, **INT8)
     assert result.latency_speedup == pytest.approx(3.0)
     assert {layer.method for layer in result.layers} == {"keep"}
     assert "int8 alone reaches the goal" in {layer.kept_because for layer in result.layers}
@@ -135,22 +139,25 @@ def test_what_int8_alone_reaches_is_left_to_it(monkeypatch):
 
 
 def test_the_result_is_never_slower_than_int8_alone(monkeypatch):
-    """Chains that turn out slow are no better than none."""
-    speeds(monkeypatch, lambda model: 1.5 if any("lowrank" in one.name for one in model.graph.node) else 3.0)
-    result = optimize(network(), calibration=smooth(32), speedup=4, **INT8)
+    """Chains that look fast as outlines, and turn out slow once they are fitted, are no better than none."""
+    speeds(monkeypatch, lambda model: 5.0 if has_chains(model) else 3.0, search)
+    speeds(monkeypatch, lambda model: 1.5 if has_chains(model) else 3.0)
+    result = optimize(network(), calibration=smooth(16), speedup=4, **INT8)
     assert not result.reached
     assert result.latency_speedup == pytest.approx(3.0)
     assert {layer.method for layer in result.layers} == {"keep"}
+    assert "nothing was found that is faster than int8 alone" in {layer.kept_because for layer in result.layers}
+    assert "4x was asked for, the most that could be reached is 3.00x" in headline(result)
 
 
 def test_bytes_are_those_of_the_int8_file():
     given = network(wide=128)
-    easy = optimize(given, calibration=smooth(32), max_size=60000, **INT8)
+    easy = optimize(given, calibration=smooth(16), max_size=60000, **INT8)
     assert easy.reached
     assert {layer.method for layer in easy.layers} == {"keep"}
     assert easy.after.file_bytes == easy.int8_alone.file_bytes == easy.model.ByteSize() < 0.4 * given.ByteSize()
     most = easy.after.file_bytes - 8000
-    result = optimize(given, calibration=smooth(32), max_size=most, only=["n_c"], **INT8)
+    result = optimize(given, calibration=smooth(16), max_size=most, only=["n_c"], **INT8)
     assert result.reached
     assert result.after.file_bytes == result.model.ByteSize() <= most
     assert [layer.method == "keep" for layer in result.layers] == [True, True, False, True]
@@ -158,7 +165,7 @@ def test_bytes_are_those_of_the_int8_file():
 
 def test_within_a_drop_int8_alone_is_the_first_to_be_tried(monkeypatch):
     speeds(monkeypatch, lambda model: 3.0 if int8_nodes(model) else 1.0)
-    result = optimize(network(), calibration=smooth(32), evaluate=smooth(90, seed=4), max_drop=20, **INT8,
+    result = optimize(network(), calibration=smooth(16), evaluate=smooth(90, seed=4), max_drop=20, **INT8,
                       outputs={"y": "classes"})  # fmt: skip
     assert result.reached
     assert result.latency_speedup >= 3.0
@@ -171,7 +178,7 @@ def roughness(outputs, labels):
 def test_where_int8_alone_loses_too_much_the_network_stays_as_it_is(monkeypatch):
     speeds(monkeypatch, lambda model: 3.0 if int8_nodes(model) else 1.0)
 
-    result = optimize(network(), calibration=smooth(32), evaluate=smooth(90, seed=4), max_drop=1e-9, **INT8,
+    result = optimize(network(), calibration=smooth(16), evaluate=smooth(90, seed=4), max_drop=1e-9, **INT8,
                       metric=roughness)  # fmt: skip
     assert not result.reached
     assert not int8_nodes(result.model)
@@ -184,7 +191,7 @@ def test_outputs_are_judged_by_the_numbers_in_front_of_them():
     given.graph.node.append(helper.make_node("ArgMax", ["positive"], ["label"], name="n_label", axis=1))
     del given.graph.output[:]
     given.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N", 1]))
-    result = optimize(given, calibration=smooth(48), evaluate=smooth(16, seed=9), **MACS)
+    result = optimize(given, calibration=smooth(24), evaluate=smooth(16, seed=9), **MACS)
     assert {layer.precision for layer in result.layers} == {"int8"}
     assert [one.name for one in result.model.graph.output] == ["label"]
     assert 0 < result.int8_alone.agreement.relative_error < 0.05
@@ -192,7 +199,7 @@ def test_outputs_are_judged_by_the_numbers_in_front_of_them():
 
 
 def test_a_layer_without_a_range_stays_in_float32():
-    result = optimize(network(second=0.0), calibration=smooth(32), **MACS)
+    result = optimize(network(second=0.0), calibration=smooth(16), **MACS)
     precisions = {layer.name: layer.precision for layer in result.layers}
     assert precisions["n_b"] == precisions["n_c"] == "float32"
     assert precisions["n_a"] == "int8"
@@ -202,7 +209,7 @@ def test_a_layer_without_a_range_stays_in_float32():
 @pytest.mark.parametrize("opset", [9, 12])
 def test_an_older_opset_becomes_the_first_that_does(opset):
     given = network(opset)
-    result = optimize(given, calibration=smooth(32), **MACS)
+    result = optimize(given, calibration=smooth(16), **MACS)
     assert [one.version for one in result.model.opset_import] == [OPSET]
     assert {layer.precision for layer in result.layers} == {"int8"}
     assert (result.model.producer_name, result.model.doc_string) == (given.producer_name, given.doc_string)
@@ -210,14 +217,13 @@ def test_an_older_opset_becomes_the_first_that_does(opset):
 
 
 def test_what_it_writes_it_reads_again():
-    given, inputs, unseen = network(), smooth(48), smooth(16, seed=9)
+    given, inputs, unseen = network(), smooth(24), smooth(16, seed=9)
     first = optimize(given, calibration=inputs, evaluate=unseen, **MACS)
     with pytest.raises(UnsupportedModelError, match="--dequantize"):
         optimize(first.model, calibration=inputs, **MACS)
-    again = optimize(first.model, calibration=inputs, evaluate=unseen, dequantize=True, max_macs=1e12, **INT8)
-    assert [layer.method for layer in again.layers] == ["keep"] * len(again.layers)
-    assert again.agreement.relative_error <= 0.05
-    float32 = optimize(first.model, calibration=inputs, evaluate=unseen, dequantize=True, max_macs=1e12)
+    float32 = optimize(
+        first.model, calibration=inputs, evaluate=unseen, dequantize=True, max_macs=1e12, passes=["channel"]
+    )
     assert not int8_nodes(float32.model)
     for one, other in zip(run(float32.model, x=unseen), run(first.model, x=unseen), strict=True):
         assert np.abs(one - other).max() <= 0.1 * np.abs(other).max()

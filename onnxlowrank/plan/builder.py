@@ -21,6 +21,7 @@ from onnxlowrank.progress import Progress
 _LOG = logging.getLogger(__name__)
 
 INT8_IS_ENOUGH = "int8 alone reaches the goal"
+INT8_IS_FASTEST = "nothing was found that is faster than int8 alone"
 NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
@@ -65,7 +66,7 @@ class NetworkBuilder:
         """Return the network that is int8 and nothing else, to compare with; None where none is to be int8."""
         if self.network.int8 is None:
             return None
-        return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_ENOUGH)
+        return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_FASTEST)
 
     def original(self, reason: str) -> FittedNetwork:
         """Return the network as it was given, for want of a better one."""

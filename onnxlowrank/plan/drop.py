@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnxlowrank.errors import OptionError
 from onnxlowrank.evaluate.agreement import Agreement
@@ -119,7 +120,7 @@ def _search(
     if alone is not None:
         if not is_likely(alone):
             return []  # what is rewritten besides loses more
-        found.append(alone)
+        found.append(replace(alone, reason=_NOTHING))
         low = max(alone.speedup, 1.0)
         speedup = _FURTHER * low
     for _ in range(_FITS):

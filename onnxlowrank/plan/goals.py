@@ -12,7 +12,7 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.passes.base import KEEP, Candidate
-from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
+from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.counted import least_plan, plan_by, plan_by_macs
 from onnxlowrank.plan.drop import network_for_drop
 from onnxlowrank.plan.latency_model import LatencyModel
@@ -68,7 +68,7 @@ def network_for_speedup(
     """
     others = [] if alone is None or not builder.is_free else [alone]
     if others and others[0].speedup >= speedup:
-        return others[0]
+        return replace(others[0], reason=INT8_IS_ENOUGH)
     fitted: list[FittedNetwork] = []
     wanted = speedup
     for _ in range(_FITS):

@@ -91,7 +91,7 @@ class Int8:
         if self.equalise and chains:
             chains = equalised(self.model, self.layers, chains, few, lambda amount: advance(each * amount))
         model = write(chains)
-        ranges = observed_ranges(model, self.inputs, self.ranging, advance)
+        ranges = observed_ranges(model, self.inputs, self.ranging, advance) if chains else self.ranges
         quantised = quantise(model, ranges, self._float32(model), self.exposed, self.weight_bits)
         return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
 
@@ -104,9 +104,7 @@ class Int8:
             for place in layer.places:
                 if place.nodes[0] not in nodes:
                     found[layer.name] = NO_CODE
-                elif not all(
-                    name in self.ranges and self.ranges[name].is_usable for name in (place.input, place.output)
-                ):
+                elif not all(map(self._has_range, (place.input, place.output))):
                     found[layer.name] = NO_RANGE
         return found
 

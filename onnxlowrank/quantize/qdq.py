@@ -206,7 +206,10 @@ def _override(ends: Range) -> list[dict[str, np.float32]]:
 
 
 def _float_scores(nodes: Iterable[NodeProto], outputs: Collection[str]) -> list[NodeProto]:
-    """Return nodes without the pairs between a fully connected layer and an output that nothing else reads."""
+    """Return nodes without the pairs between a fully connected layer and an output that nothing else reads.
+
+    The layer may end in an Add of its bias.
+    """
     nodes = list(nodes)
     writers = {name: node for node in nodes for name in node.output}
     readers: dict[str, list[NodeProto]] = {}
@@ -219,9 +222,19 @@ def _float_scores(nodes: Iterable[NodeProto], outputs: Collection[str]) -> list[
             continue
         first = writers[last.input[0]]
         layer = writers.get(first.input[0])
-        if layer is None or not is_standard(layer, "Gemm", "MatMul") or readers.get(last.output[0]):
+        if layer is None or not is_standard(layer, "Gemm", "MatMul", "Add") or readers.get(last.output[0]):
+            continue
+        if layer.op_type == "Add" and all(_is_computed(name, writers) for name in layer.input):
             continue
         if len(readers[first.input[0]]) == 1 and len(readers[last.input[0]]) == 1:
             layer.output[0] = last.output[0]
             gone |= {first.name, last.name}
     return [node for node in nodes if node.name not in gone]
+
+
+def _is_computed(name: str, writers: Mapping[str, NodeProto]) -> bool:
+    """Return whether a tensor is no constant, nor one behind a DequantizeLinear."""
+    node = writers.get(name)
+    if node is None or not is_standard(node, "DequantizeLinear"):
+        return node is not None
+    return node.input[0] in writers

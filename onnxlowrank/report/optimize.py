@@ -42,14 +42,14 @@ def headline(result: Result) -> str:
     goal, got, cost = result.goal, _amount(result.goal.kind, result.achieved), cost_text(result.agreement)
     asked = f"{goal.value:g}x" if goal.kind in (SPEEDUP, CONV_MACS) else _amount(goal.kind, goal.value)
     faster = "" if goal.kind == SPEEDUP else f"; {result.latency_speedup:.2f}x faster in measured latency"
+    if result.reached and result.int8_alone is not None and not _is_rewritten(result):
+        cost = f"{cost}, by int8 alone, no layer had to be decomposed"
     if goal.kind == MAX_DROP:
         if result.reached:
             return (
                 f"{result.latency_speedup:.2f}x faster in measured latency, {got} lost ({asked} were allowed): {cost}."
             )
         return f"Nothing faster was found that loses at most {asked}."
-    if result.reached and result.int8_alone is not None and not _is_rewritten(result):
-        cost = f"{cost}, by int8 alone, no layer had to be decomposed"
     if result.reached:
         return f"{got} {_KINDS[goal.kind]}{faster} ({asked} was asked for): {cost}."
     if goal.kind == MAX_MACS and not result.after.is_counted:

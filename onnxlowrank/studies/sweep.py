@@ -21,7 +21,7 @@ from onnxlowrank.options import Options
 from onnxlowrank.pipeline import optimize_each
 from onnxlowrank.progress import Progress, Silent
 
-SCHEMA = 2
+SCHEMA = 3
 _ABOUT = "sweep.json"
 
 
@@ -115,6 +115,7 @@ def sweep(
         passes=passes,
         seed=seed,
     )
+    options.check()
     place = Path(folder)
     if place.is_dir():
         data = {"--calibration": calibration, "--evaluate": evaluate}

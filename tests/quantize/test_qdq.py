@@ -80,6 +80,21 @@ def test_everything_is_computed_in_integers(tmp_path):
     assert error(outputs[0], simulated) <= 0.02
 
 
+def test_scores_of_a_product_and_a_bias_stay_in_float32(tmp_path):
+    model = parse(
+        "g (float[N, 16] x) => (float[N, 12] y) { m = MatMul (x, w)  y = Add (m, b) }",
+        w=normal(RNG, 16, 12),
+        b=normal(RNG, 12),
+    )
+    x = batches(8, 16)
+    found = quantise(model, ranges_of(model, x))
+    onnx.checker.check_model(found, full_check=True)
+    _, outputs = optimised(found, x[0], tmp_path / "o.onnx")
+    assert error(outputs[0], run(model, x=x[0])[0]) <= 0.03
+    assert len(np.unique(outputs[0])) > 90  # of 96, which are no steps of a grid of 256 that repeat
+    assert [one.op_type for one in found.graph.node if "y" in one.output] == ["Add"]
+
+
 def test_interface_and_all_that_is_no_computation_stay():
     model = normalise(residual_block())
     x = batches(2, 4, 8, 8)
