@@ -165,8 +165,8 @@ def analyze(
     applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)
     with RowStore() as store, one_blas_thread():
         stacked = stacked_inputs(original, inputs)
-        model = with_fixed_sizes(normalised, stacked)
-        about = Calibration(model, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
+        fixed = with_fixed_sizes(normalised, stacked)
+        about = Calibration(fixed, layers, applicable, stacked, store, seed, hold_out(layers, stacked))
         drafts = Drafts(applicable, collect_statistics(about, progress))
         advance = progress.stage("candidates", len(layers))
         candidates, _ = find_candidates(layers, drafts, {}, channel_block("cpu"), advance)
