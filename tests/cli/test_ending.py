@@ -6,13 +6,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from helpers.processes import EARLIER, Ended, environment, finish, folders, images, network, start, without_stages
+from helpers.processes import (
+    EARLIER,
+    Command,
+    Ended,
+    environment,
+    finish,
+    folders,
+    images,
+    network,
+    start,
+    without_stages,
+)
 
 RUN = ("optimize", "../in/net.onnx", "out.onnx", "--calibration", "../in/images", "--preprocess", "unit")
 FAST = (*RUN, "--target", "macs", "--speedup", "1.5", "--selection", "energy", "--passes", "channel")
@@ -28,21 +38,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
     np.savez(parent / "in" / "cal.npz", images=pixels, labels=np.arange(16) % 10)
     return parent
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def command(place: Path, tmp_path: Path) -> Command:
-    """Return a function that runs the command in a folder beside ``in`` and names the folder after the test."""
-    count = iter(range(100))
-
-    def call(*arguments: str, before: str = "") -> Ended:
-        where = folders(place, f"{tmp_path.name} {next(count)}")
-        return finish(start(arguments, *where, before), *where)
-
-    return call
 
 
 CAL = "../in/cal.npz"

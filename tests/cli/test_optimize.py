@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from helpers.models import normal, parse, run
-from helpers.processes import EARLIER, Ended, finish, folders, images, network, start
+from helpers.processes import EARLIER, Command, finish, folders, images, network, start
 from onnx import ModelProto, TensorProto, helper
 
 MACS = ("--target", "macs", "--preprocess", "unit")
@@ -214,21 +213,6 @@ def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(place: Path, 
     assert ended.files == ["out.onnx"]
     assert (ended.folder / "out.onnx").read_bytes() == EARLIER
     assert ended.temporary == []
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def command(place: Path, tmp_path: Path) -> Command:
-    """Return a function that runs the command in a folder beside ``in`` and names the folder after the test."""
-    count = iter(range(100))
-
-    def call(*arguments: str, before: str = "") -> Ended:
-        where = folders(place, f"{tmp_path.name} {next(count)}")
-        return finish(start(arguments, *where, before), *where)
-
-    return call
 
 
 @pytest.mark.parametrize(

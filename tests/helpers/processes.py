@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class Ended:
     @property
     def files(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())
+
+
+Command = Callable[..., Ended]
+"""Runs the command with the arguments it is given."""
 
 
 def environment(temporary: Path) -> dict[str, str]:
