@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 Array = NDArray[np.floating]
 
@@ -157,7 +157,7 @@ def _hard_swish(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu(x: Array) -> tuple[Array, Array]:
-    below = ndtr(x)
+    below = scipy.special.ndtr(x)
     slope = below + x * (np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)).astype(x.dtype)
     return x * below, slope
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 
@@ -95,7 +94,7 @@ def balanced_assignment(captured: Float64Array) -> IntArray:
     slots = -(-n // count)
     idle = np.full((count * slots - n, count * slots), np.inf)
     idle[:, -count:] = 0
-    _, taken = linear_sum_assignment(np.vstack([np.tile(-captured, slots), idle]))
+    _, taken = scipy.optimize.linear_sum_assignment(np.vstack([np.tile(-captured, slots), idle]))
     labels: IntArray = taken[:n] % count
     return labels
 

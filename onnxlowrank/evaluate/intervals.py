@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri
 
 Interval = tuple[float, float]
 _Floats = NDArray[np.float64]
 
 COVERAGE = 0.95
-_Z = float(ndtri((1 + COVERAGE) / 2))
+_Z = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 _RESAMPLES = 1000
 
 
 def share_interval(count: int, samples: int) -> Interval:
     """Return the exact interval of a share, ``count`` of ``samples`` (Clopper & Pearson 1934)."""
     tail = (1 - COVERAGE) / 2
-    low = 0.0 if count == 0 else float(betaincinv(count, samples - count + 1, tail))
-    high = 1.0 if count == samples else float(betaincinv(count + 1, samples - count, 1 - tail))
+    low = 0.0 if count == 0 else float(scipy.special.betaincinv(count, samples - count + 1, tail))
+    high = 1.0 if count == samples else float(scipy.special.betaincinv(count + 1, samples - count, 1 - tail))
     return low, high
 
 
@@ -47,8 +47,14 @@ def paired_interval(lost: int, won: int, samples: int) -> Interval:
 
     middle, least = (lost - won) / samples, 1e-12
     low, high = -1 + least, 1 - least
-    below = low if score(low) <= _Z else float(brentq(lambda delta: score(delta) - _Z, low, middle + least))
-    above = high if score(high) >= -_Z else float(brentq(lambda delta: score(delta) + _Z, middle - least, high))
+    below = (
+        low if score(low) <= _Z else float(scipy.optimize.brentq(lambda delta: score(delta) - _Z, low, middle + least))
+    )
+    above = (
+        high
+        if score(high) >= -_Z
+        else float(scipy.optimize.brentq(lambda delta: score(delta) + _Z, middle - least, high))
+    )
     return below, above
 
 

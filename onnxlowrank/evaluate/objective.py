@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from onnxlowrank.evaluate.classes import class_rows, confidence, divergence
 from onnxlowrank.evaluate.measures import CLASSES, Measure
@@ -92,4 +92,4 @@ def _temperature(scores: FloatArray) -> float:
     """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
     if confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
         return 1.0
-    return float(brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))
+    return float(scipy.optimize.brentq(lambda one: confidence(scores, one) - _CONFIDENCE, 1.0, _HOTTEST, rtol=1e-3))

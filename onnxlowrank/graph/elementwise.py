@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import erf
 
 from onnxlowrank.decompose.activation import Smooth
 from onnxlowrank.graph.index import Index, is_standard
@@ -23,7 +23,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Mul": np.multiply,
     "Div": np.divide,
     "Pow": np.power,
-    "Erf": erf,
+    "Erf": lambda x: scipy.special.erf(x),
     "Tanh": np.tanh,
 }
 _GELU = Smooth("gelu")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.latency import Latency, measure
@@ -122,4 +122,8 @@ def speedup_interval(before: Sequence[_Times], after: Sequence[_Times], seed: in
 def _expansion(sessions: int) -> float:
     """Return by how much percentiles of few sessions fall short (Hesterberg 2015, "expanded percentile interval")."""
     quantile = (100 + _COVERAGE) / 200
-    return float(stdtrit(sessions - 1, quantile) / ndtri(quantile) * np.sqrt(sessions / (sessions - 1)))
+    return float(
+        scipy.special.stdtrit(sessions - 1, quantile)
+        / scipy.special.ndtri(quantile)
+        * np.sqrt(sessions / (sessions - 1))
+    )

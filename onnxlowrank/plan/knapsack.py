@@ -9,8 +9,7 @@ unspent.
 from __future__ import annotations
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
+import scipy
 
 from onnxlowrank.passes.base import Plan
 from onnxlowrank.plan.selection import Choices, pareto

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 from onnxlowrank.decompose.spectrum import Float64Array
 
@@ -56,6 +56,6 @@ def fit_sensitivity_curve(lost: Sequence[float], losses: Sequence[float]) -> Sen
     order = np.argsort(lost, kind="stable")
     x = np.log(np.asarray(lost, float)[order])
     y = np.log(np.clip(np.nan_to_num(np.asarray(losses, float)[order], nan=_LARGEST), _SMALLEST, _LARGEST))
-    harm: Float64Array = isotonic_regression(y - x).x
+    harm: Float64Array = scipy.optimize.isotonic_regression(y - x).x
     slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(NEAR)), _STEEPEST)
     return SensitivityCurve(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))
