@@ -100,11 +100,11 @@ class ReportOptions:
 
 
 def start_log(verbose: bool) -> None:
-    """Log to standard error."""
-    level, form = logging.INFO if verbose else logging.WARNING, "%(asctime)s %(levelname)s %(message)s"
+    """Log to standard error; of libraries, warnings alone."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Printable(form, "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler])
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("onnxlowrank").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 class _Printable(logging.Formatter):

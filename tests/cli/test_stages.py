@@ -1,5 +1,8 @@
 """How far the work is: seconds a stage, lines where there is no terminal."""
 
+import subprocess
+import sys
+
 import pytest
 from rich.console import Console
 from rich.progress import Progress
@@ -74,3 +77,11 @@ def test_the_log_ends_with_seconds(clock, caplog):
         ["statistics", "3.0", "s", "75", "%"],
         ["in", "all", "4.0", "s"],
     ]
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(True, ["own", "warning"]), (False, ["warning"])])
+def test_of_libraries_warnings_alone_are_logged(verbose, shown):
+    code = f"""import logging; from onnxlowrank.cli.groups import start_log; start_log({verbose})
+logging.info("other"); logging.getLogger("onnxlowrank.plan").info("own"); logging.warning("warning")"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split()[-1] for line in ended.stderr.splitlines()] == shown
