@@ -21,12 +21,15 @@ CONV = "Conv <pads = [1, 1, 1, 1]>"
 
 
 def random_chain(layer: Layer, rng: np.random.Generator, kind: str) -> Chain:
-    """Return a random chain: two links, a grouped link whose output is in another order, or one Conv a group."""
+    """Return a random chain: two links, a grouped link whose output is in another order, or one Conv a group.
+
+    Its responses are as large as its input: of large ones behind each other a Tanh would show the rounding.
+    """
     f, bias = layer.outputs, normal(rng, layer.outputs)
     if kind == "thin":
-        first = Step("thin", normal(rng, 2, layer.inputs, 3, 3), layer.geometry)
-        return Chain((first, Step("wide", normal(rng, f, 2, 1, 1), Geometry.pointwise(2))), bias)
-    weight = normal(rng, f, layer.inputs // 2, 3, 3)
+        first = Step("thin", normal(rng, 2, layer.inputs, 3, 3) / 6, layer.geometry)
+        return Chain((first, Step("wide", normal(rng, f, 2, 1, 1) / 1.5, Geometry.pointwise(2))), bias)
+    weight = normal(rng, f, layer.inputs // 2, 3, 3) / 4
     take, give = rng.permutation(layer.inputs), rng.permutation(f)
     return Chain((Step("groups", weight, layer.geometry, 2, take, give, split=kind == "split"),), bias)
 
