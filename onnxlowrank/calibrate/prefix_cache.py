@@ -62,10 +62,10 @@ class PrefixCache:
         Raises:
             NotFiniteError: If a tensor is not finite.
         """
-        (left, inputs), (probed, those) = self._left, self.probed(chains, probes)
-        tensors = frontier(left, settled)
-        if tensors is None or those is not inputs:
-            return list(run_probes(probed, those, self._seed, advance))
+        left, inputs = self._left
+        tensors = frontier(left, settled) if self._has(probes) else None
+        if tensors is None:
+            return list(run_probes(*self.probed(chains, probes), self._seed, advance))
         fed = {value.name for value in left.graph.input}
         computed = [name for name in tensors if name not in fed]
         keeping, found = _Kept(tensors), []
@@ -76,7 +76,7 @@ class PrefixCache:
             if len(values) < len(tensors):
                 values |= {name: value for name, value in inputs[index].items() if name in tensors}
             if not all(map(_is_numeric, values.values())) or byte_count(values) * len(inputs) > _MOST_BYTES:
-                return list(run_probes(probed, inputs, self._seed, advance))
+                return list(run_probes(*self.probed(chains, probes), self._seed, advance))
             keeping.add(values)
             found.append(rows)
         rest = behind(left, keeping.described()) if keeping.complete else None
@@ -86,9 +86,12 @@ class PrefixCache:
 
     def probed(self, chains: Mapping[str, Chain], probes: Sequence[Probe]) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network to sample tensors of it, and the inputs of that."""
-        tensors = {probe.tensor for probe in probes}
-        model, inputs = self._left if tensors <= tensor_names(self._left[0]) else self._whole
-        return add_probes(self._part(model, chains, tensors), probes), inputs
+        model, inputs = self._left if self._has(probes) else self._whole
+        return add_probes(self._part(model, chains, {probe.tensor for probe in probes}), probes), inputs
+
+    def _has(self, probes: Sequence[Probe]) -> bool:
+        """Return whether what is left to run has all that is sampled."""
+        return tensor_names(self._left[0]).issuperset(probe.tensor for probe in probes)
 
     def rest(self, chains: Mapping[str, Chain]) -> tuple[onnx.ModelProto, Inputs]:
         """Return what is left to run of the network, to all its outputs, and the inputs of that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxlowrank.graph.outside import is_large, values
 from onnxlowrank.graph.walk import reads
@@ -101,8 +102,13 @@ def _shapes(model: ModelProto) -> dict[str, Shape]:
     if not is_large(model):
         with suppress(onnx.shape_inference.InferenceError):
             graph = onnx.shape_inference.infer_shapes(model).graph
+    return declared_shapes([*graph.value_info, *graph.input, *graph.output])
+
+
+def declared_shapes(infos: Iterable[ValueInfoProto]) -> dict[str, Shape]:
+    """Return the shapes that descriptions of tensors have, None for a size that is open or 0."""
     return {
         info.name: tuple(size.dim_value if size.dim_value > 0 else None for size in shape.dim)
-        for info in [*graph.value_info, *graph.input, *graph.output]
+        for info in infos
         if info.type.tensor_type.HasField("shape") and (shape := info.type.tensor_type.shape)
     }

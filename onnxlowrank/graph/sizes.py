@@ -8,7 +8,7 @@ from contextlib import suppress
 import onnx
 from onnx import ModelProto, helper
 
-from onnxlowrank.graph.index import Shape
+from onnxlowrank.graph.index import Shape, declared_shapes
 
 _LARGE = 1024
 """Numbers: a constant of more is no shape and no axes, so no size depends on its values."""
@@ -35,8 +35,4 @@ def fixed_sizes(model: ModelProto) -> dict[str, Shape]:
     inferred = bare.graph
     with suppress(onnx.shape_inference.InferenceError):
         inferred = onnx.shape_inference.infer_shapes(bare).graph
-    return {
-        one.name: tuple(size.dim_value if size.dim_value > 0 else None for size in shape.dim)
-        for one in [*inferred.input, *inferred.value_info, *inferred.output]
-        if one.type.tensor_type.HasField("shape") and (shape := one.type.tensor_type.shape)
-    }
+    return declared_shapes([*inferred.input, *inferred.value_info, *inferred.output])
