@@ -34,6 +34,10 @@ class Latency:
         low, high = np.percentile(self.milliseconds, [10, 90])
         return float(low), float(high)
 
+    def with_those(self, later: Latency) -> Latency:
+        """Return these times and later ones of the same network."""
+        return Latency(self.milliseconds + later.milliseconds)
+
 
 def measure(
     models: Sequence[onnx.ModelProto],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.measure.chain_timer import GAIN, ChainTimer, fastest_lowering, signature
+from onnxlowrank.measure.inside_timer import LinkTimes
 
-TimeChains = Callable[[Mapping[str, Chain]], Mapping[str, float]]
-"""Returns the milliseconds of chains, by layer, in the network they make together, where these can be told."""
+TimeChains = Callable[[Sequence[Mapping[str, Chain]]], Sequence[Mapping[str, LinkTimes]]]
+"""Returns what the links of chains take, by layer, in each of several networks, where this can be told."""
 
 
 class Lowerings:
@@ -39,7 +40,8 @@ class Lowerings:
     ) -> dict[str, float]:
         """Choose how chains of one network are lowered, and return the milliseconds they take in it.
 
-        As in :func:`fastest_lowering`, the forms of one link after the other are tried, but in all the chains at once.
+        All the links are tried in their first form, all in their second and all in their third, in networks timed in
+        turns. Then the best of each are tried together, since what a form costs also depends on its neighbours'.
 
         Args:
             layers: The layers.
@@ -47,23 +49,42 @@ class Lowerings:
             time: Times them together.
         """
         keys = {name: _key(layers[name], chain) for name, chain in outlines.items()}
-        forms = {name: self._chosen.get(keys[name], chain.lowerings) for name, chain in outlines.items()}
-        best = dict(time(_lowered(outlines, forms)))
-        new = {name: outlines[name].steps for name in best if keys[name] not in self._chosen}
-        for link in range(max(map(len, new.values()), default=0)):
-            options = {name: steps[link].lowerings for name, steps in new.items() if link < len(steps)}
-            for number in range(1, max(map(len, options.values()), default=0)):
-                tried = {
-                    name: (*forms[name][:link], its[number], *forms[name][link + 1 :])
-                    for name, its in options.items()
-                    if number < len(its)
-                }
-                found = time(_lowered(outlines, forms | tried))
-                better = [name for name in tried if found.get(name, best[name]) < (1 - GAIN) * best[name]]
-                forms |= {name: tried[name] for name in better}
-                best |= {name: found[name] for name in better}
-        self._chosen |= {keys[name]: forms[name] for name in new}
-        return best
+        usual = {name: self._chosen.get(keys[name], chain.lowerings) for name, chain in outlines.items()}
+        open_ = {
+            name: [step.lowerings for step in chain.steps]
+            for name, chain in outlines.items()
+            if keys[name] not in self._chosen
+        }
+        most = max((len(forms) for links in open_.values() for forms in links), default=1)
+        tried = [
+            usual
+            | {name: tuple(forms[min(number, len(forms) - 1)] for forms in links) for name, links in open_.items()}
+            for number in range(most)
+        ]
+        first, *others = times = list(time([_lowered(outlines, forms) for forms in tried]))
+        best = {
+            name: tuple(
+                _best(forms, [one[name][link] for one in times if name in one]) for link, forms in enumerate(links)
+            )
+            for name, links in open_.items()
+            if name in first
+        }
+        if any(all(forms[name] != best[name] for forms in tried) for name in best):
+            tried.append(usual | best)
+            others += time([_lowered(outlines, tried[-1])])
+        found = {name: sum(links) for name, links in first.items()}
+        for forms, links in zip(tried[1:], others, strict=True):
+            better = [name for name in best if name in links and sum(links[name]) < (1 - GAIN) * found[name]]
+            usual |= {name: forms[name] for name in better}
+            found |= {name: sum(links[name]) for name in better}
+        self._chosen |= {keys[name]: usual[name] for name in best}
+        return found
+
+
+def _best(forms: Sequence[str], times: Sequence[float]) -> str:
+    """Return the fastest form, the first one where others save no more than noise."""
+    number = min(range(len(forms)), key=lambda one: times[one])
+    return forms[number] if times[number] < (1 - GAIN) * times[0] else forms[0]
 
 
 def _lowered(outlines: Mapping[str, Chain], forms: Mapping[str, tuple[str, ...]]) -> dict[str, Chain]:

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import named, names
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
@@ -32,6 +31,7 @@ from onnxlowrank.temporary import Scratch
 
 _MOST = 100  # runs
 _EVENT = "_kernel_time"
+_LAYOUTS = "ReorderInput", "ReorderOutput"
 # Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node,
 # numbered where they are int8.
 _BLOCKED = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?")
@@ -60,6 +60,11 @@ class NodeTime:
     def median(self) -> float:
         """Median in milliseconds."""
         return float(np.median(self.milliseconds))
+
+    @property
+    def lays_out(self) -> bool:
+        """Whether it is a node of onnxruntime's own that brings a tensor into or out of blocks of channels."""
+        return self.node is None and self.op in _LAYOUTS
 
 
 def profile(model: onnx.ModelProto, feeds: Feeds, target: Target, seconds: float = 2.0) -> list[NodeTime]:
@@ -93,18 +98,18 @@ def profile_interleaved(
 
 
 def profile_beside(
-    model: onnx.ModelProto, other: ort.InferenceSession, feeds: Feeds, target: Target, seconds: float
-) -> tuple[list[NodeTime], float]:
-    """Return what :func:`profile` does, briefly, and the milliseconds of another network run in turns with this one.
+    models: Sequence[onnx.ModelProto], other: ort.InferenceSession, feeds: Feeds, target: Target, seconds: float
+) -> tuple[list[list[NodeTime]], float]:
+    """Return what :func:`profile_interleaved` does, briefly, and the milliseconds of another network, run in turns too.
 
     Args:
-        model: The network.
+        models: The networks.
         other: Of the other one.
-        feeds: One input of both.
+        feeds: One input of them all.
         target: Provider and threads.
-        seconds: About how long to run both; at least 3 and at most 100 runs are timed.
+        seconds: About how long to run each with the other one; at least 3 and at most 100 runs are timed.
     """
-    (times,), (taken,) = _profiled([model], [other], feeds, target, seconds, fewest=3, warm_up=1)
+    times, (taken,) = _profiled(models, [other], feeds, target, seconds * len(models), fewest=3, warm_up=1)
     return times, float(np.median(taken))
 
 
@@ -161,42 +166,6 @@ def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> 
         name, op = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
         times.append(NodeTime(name, op, known.node(name, op), tuple(milliseconds)))
     return times
-
-
-def time_per_node(times: Iterable[NodeTime]) -> dict[str, float]:
-    """Return the median milliseconds of the network's nodes; those of onnxruntime's own nodes are left out."""
-    total: dict[str, float] = {}
-    for part in times:
-        if part.node is not None:
-            total[part.node] = total.get(part.node, 0.0) + part.median
-    return total
-
-
-def time_per_layer(
-    times: Iterable[NodeTime], layers: Sequence[Layer], own: Collection[str] = ()
-) -> tuple[dict[str, float], float]:
-    """Return the milliseconds of every layer, and those of all the rest.
-
-    Args:
-        times: Of the network ``layers`` were found in, or of that network with some of them rewritten.
-        layers: The layers.
-        own: Names of the nodes of the network they were found in, which are of no chain, whatever they are called.
-
-    Returns:
-        The sum of the medians of each layer's nodes, whether its own or those of the chain in its place, and of what
-        is fused with them; and the sum over all nodes of no layer, onnxruntime's own among them.
-    """
-    owners = {name: layer.name for layer in layers for place in layer.places for name in place.nodes}
-    per_layer, rest = {layer.name: 0.0 for layer in layers}, 0.0
-    for part in times:
-        name = part.node or ""
-        chain_of = "" if name in own else name.rpartition("/lowrank/")[0]  # as rewrite names the nodes of a chain
-        owner = owners.get(name) or owners.get(chain_of)
-        if owner is not None:
-            per_layer[owner] += part.median
-        else:
-            rest += part.median
-    return per_layer, rest
 
 
 class _Names:

@@ -21,11 +21,12 @@ from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.cache import Cache
-from onnxlowrank.measure.inside_timer import InsideTimer
+from onnxlowrank.measure.inside_timer import InsideTimer, LinkTimes
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import median_speedup
+from onnxlowrank.measure.layer_times import time_per_layer
 from onnxlowrank.measure.lowerings import Lowerings
-from onnxlowrank.measure.node_times import profile_interleaved, time_per_layer
+from onnxlowrank.measure.node_times import profile_interleaved
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
 from onnxlowrank.progress import Advance, Progress
@@ -156,9 +157,9 @@ class Network:
         both = self.original, self.dense
         return whole * median_speedup(*measure_in_sessions(both, self.feeds, self.target, _DENSE_S, fewest=2))
 
-    def chain_times(self, chains: Mapping[str, Chain]) -> dict[str, float]:
-        """Return the milliseconds of chains inside the network they make together, where they can be told."""
-        return self._inside.milliseconds(chains, self._timed)
+    def chain_times(self, networks: Sequence[Mapping[str, Chain]]) -> list[dict[str, LinkTimes]]:
+        """Return what the links of chains take inside each of the networks they make, where it can be told."""
+        return self._inside.milliseconds(networks, self._timed)
 
     @cached_property
     def _inside(self) -> InsideTimer:

@@ -170,4 +170,5 @@ def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None,
         return a - 1.02 * (s - wanted) * (1 - a) / (1 - s)  # the other point is the original network
     b, f = fast
     middle = (wanted / 1.01 - f) / (s - f) if s > f else 0.5
-    return b + (a - b) * min(max(middle, 0.1), 0.9)
+    least = 0.1 if s < 1 else 0.02  # a step too short would waste an outline, one towards the original lead far off
+    return b + (a - b) * min(max(middle, least), 0.9)

@@ -1,5 +1,6 @@
 """Chains timed inside the network they belong to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +52,22 @@ def test_layers_and_chains_are_told_and_remembered(network, tmp_path):
     assert timer.dense.keys() == {layer.name for layer in layers}
     assert sum(timer.dense.values()) < timer.whole
     chains = chains_of(layers, conv2_2=8, conv3_1=8)
-    found = timer.milliseconds(chains, write)
+    (found,) = timer.milliseconds([chains], write)
     assert found.keys() == chains.keys()
-    for name, milliseconds in found.items():
-        assert 0 < milliseconds < timer.dense[name], "an eighth of the operations"
+    for name, links in found.items():
+        assert min(links) > 0
+        assert sum(links) < timer.dense[name], "an eighth of the operations"
+        assert len(links) == len(chains[name].steps)
     assert write.written == 1
-    assert timer.milliseconds(chains, write) == pytest.approx(found)
-    again = InsideTimer(model, layers, feeds, Target(), Cache(tmp_path))
-    shares = {name: one / again.dense[name] for name, one in again.milliseconds(chains, write).items()}
-    assert shares == pytest.approx({name: one / timer.dense[name] for name, one in found.items()})
+    (again,) = timer.milliseconds([chains], write)
+    assert again == {name: pytest.approx(links) for name, links in found.items()}
+    later = InsideTimer(model, layers, feeds, Target(), Cache(tmp_path))
+    shares = {name: sum(one) / later.dense[name] for name, one in later.milliseconds([chains], write)[0].items()}
+    assert shares == pytest.approx({name: sum(one) / timer.dense[name] for name, one in found.items()})
     assert write.written == 1, "they were remembered"
-    timer.milliseconds(chains_of(layers, conv2_2=8, conv3_1=16), write)
+    first, second = timer.milliseconds([chains, chains_of(layers, conv2_2=8, conv3_1=16)], write)
+    assert first == {name: pytest.approx(links) for name, links in found.items()}
+    assert second.keys() == chains.keys()
     assert write.written == 2, "one of them is new"
 
 
@@ -71,24 +77,23 @@ def test_what_slows_the_machine_down_is_no_share_of_the_chains(network, tmp_path
     timer = InsideTimer(model, layers, feeds, Target(), Cache(tmp_path))
     dense, real = dict(timer.dense), inside_timer.profile_beside
 
-    def slow(model, other, feeds, target, seconds):
-        times, beside = real(model, other, feeds, target, seconds)
-        return [
-            type(one)(one.name, one.op, one.node, tuple(3 * value for value in one.milliseconds)) for one in times
-        ], 3 * beside
+    def slow(models, other, feeds, target, seconds):
+        (times,), beside = real(models, other, feeds, target, seconds)
+        slower = [replace(one, milliseconds=tuple(3 * value for value in one.milliseconds)) for one in times]
+        return [slower], 3 * beside
 
     chains = chains_of(layers, conv2_2=8)
     monkeypatch.setattr(inside_timer, "profile_beside", slow)
-    found = timer.milliseconds(chains, Write(model, layers))
-    assert 0 < found["conv2_2"] < dense["conv2_2"]
+    (found,) = timer.milliseconds([chains], Write(model, layers))
+    assert 0 < sum(found["conv2_2"]) < dense["conv2_2"]
 
 
 def test_chains_that_leave_no_node_are_not_told(network, tmp_path, monkeypatch):
     model, layers, feeds = network
     timer = InsideTimer(model, layers, feeds, Target(), Cache(tmp_path))
     assert timer.dense
-    monkeypatch.setattr(inside_timer, "profile_beside", lambda *given: ([], 1.0))
-    assert timer.milliseconds(chains_of(layers, conv2_2=8), Write(model, layers)) == {}
+    monkeypatch.setattr(inside_timer, "profile_beside", lambda *given: ([[]], 1.0))
+    assert timer.milliseconds([chains_of(layers, conv2_2=8)], Write(model, layers)) == [{}]
 
 
 def test_on_cuda_no_layer_is_told(network, tmp_path, monkeypatch):
@@ -96,4 +101,4 @@ def test_on_cuda_no_layer_is_told(network, tmp_path, monkeypatch):
     monkeypatch.setattr(inside_timer, "measure", lambda models, *given: [type("Latency", (), {"median": 3.0})])
     timer = InsideTimer(model, layers, feeds, Target("cuda"), Cache(tmp_path))
     assert (timer.dense, timer.whole) == ({}, 3.0)
-    assert timer.milliseconds(chains_of(layers, conv2_2=8), Write(model, layers)) == {}
+    assert timer.milliseconds([chains_of(layers, conv2_2=8)], Write(model, layers)) == [{}]

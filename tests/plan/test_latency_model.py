@@ -41,7 +41,11 @@ def layer(name, maps=32):
 
 def network(layers, applicable, inside, whole):
     lowering = Lowerings(None)
-    times = {"dense_times": (inside, whole), "original_time": whole, "chain_times": lambda _: {}}
+    times = {
+        "dense_times": (inside, whole),
+        "original_time": whole,
+        "chain_times": lambda networks: [{} for _ in networks],
+    }
     return SimpleNamespace(layers=layers, applicable=applicable, lowering=lowering, **times)
 
 

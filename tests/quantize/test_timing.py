@@ -73,14 +73,15 @@ def test_layers_and_chains_are_told_inside_the_int8_network(network):
     plan = {layer.name: keep(layer) for layer in network.layers}
     plan[second.name] = load_passes(["channel"])[0].candidate(second, (16,), 0.9)
     chains = network.outlines(plan)
-    assert set(network.chain_times(chains)) == {second.name}
+    (times,) = network.chain_times([chains])
+    assert set(times) == {second.name}
     assert any(node.op_type == "DequantizeLinear" for node in network.outline(plan).graph.node)
     float32 = Network(
         network.original, network.model, network.layers, network.applicable, network.lowering, network.feeds, Target(),
         times=network.times,
     )  # fmt: skip
     remembered = len(network.times.entries())
-    float32.chain_times(chains)
+    float32.chain_times([chains])
     assert len(network.times.entries()) > remembered  # what was measured in int8 is no time of float32
 
 
