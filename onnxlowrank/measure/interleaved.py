@@ -18,7 +18,7 @@ import scipy
 from numpy.typing import NDArray
 
 from onnxlowrank.inputs.specs import Feeds
-from onnxlowrank.measure.latency import Latency, measure
+from onnxlowrank.measure.latency import Latency, measure, speedup_noise
 from onnxlowrank.measure.sessions import Target
 
 SESSIONS = 8
@@ -66,7 +66,7 @@ def time_in_sessions(
     order = list(range(len(models)))
     start = time.perf_counter()
     for count in range(SESSIONS):
-        if count >= fewest and (time.perf_counter() - start >= seconds or _uncertainty(times) < enough):
+        if count >= fewest and (time.perf_counter() - start >= seconds or _is_known(times, enough)):
             break
         taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
         for index, latency in zip(order, taken, strict=True):
@@ -76,10 +76,13 @@ def time_in_sessions(
     return times
 
 
-def _uncertainty(times: Sequence[Sequence[_Times]]) -> float:
-    """Return the standard error of the logarithm of the first network's time over the last one's, among sessions."""
-    logs = [float(np.median(np.log(one / other))) for one, other in zip(times[0], times[-1], strict=True)]
-    return float(np.std(logs, ddof=1) / np.sqrt(len(logs))) if len(logs) >= _LEAST_SESSIONS else np.inf
+def _is_known(times: Sequence[Sequence[_Times]], enough: float) -> bool:
+    """Return whether sessions tell the ratio of the first network's time to the last one's well enough."""
+    return len(times[0]) >= _LEAST_SESSIONS and speedup_noise(_latency(times[0]), _latency(times[-1])) < enough
+
+
+def _latency(sessions: Sequence[_Times]) -> Latency:
+    return Latency(tuple(np.concatenate(sessions).tolist()), tuple(map(len, sessions)))
 
 
 def measure_in_sessions(
@@ -96,7 +99,7 @@ def measure_in_sessions(
     memory layout as well.
     """
     times = time_in_sessions(models, feeds, target, seconds, fewest=fewest, enough=enough)
-    return [Latency(tuple(np.concatenate(mine).tolist())) for mine in times]
+    return [_latency(mine) for mine in times]
 
 
 def speedup_interval(before: Sequence[_Times], after: Sequence[_Times], seed: int = 0) -> Interval:

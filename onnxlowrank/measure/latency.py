@@ -14,14 +14,21 @@ from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
 
 _WARM_UP = 3
+_LEAST_SESSIONS = 3  # that tell how much they differ
 _SHORTEST_S = 0.004  # runs shorter than this are timed several at once
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one network, one entry a round, in milliseconds."""
+    """Times of one network.
+
+    Attributes:
+        milliseconds: One entry a round.
+        sessions: How many of the rounds were run in each of the sessions, where that is known.
+    """
 
     milliseconds: tuple[float, ...]
+    sessions: tuple[int, ...] = ()
 
     @property
     def median(self) -> float:
@@ -36,7 +43,7 @@ class Latency:
 
     def with_those(self, later: Latency) -> Latency:
         """Return these times and later ones of the same network."""
-        return Latency(self.milliseconds + later.milliseconds)
+        return Latency(self.milliseconds + later.milliseconds, self.sessions + later.sessions)
 
 
 def measure(
@@ -76,6 +83,18 @@ def measure(
 def median_speedup(before: Latency, after: Latency) -> float:
     """Return the speed-up: the median over the interleaved rounds of time before / time after."""
     return float(np.median(np.divide(before.milliseconds, after.milliseconds)))
+
+
+def speedup_noise(before: Latency, after: Latency) -> float:
+    """Return the standard error of the speed-up, as a share: by how much it differs from session to session.
+
+    It is 0 where fewer than three sessions are known, which do not tell.
+    """
+    if len(before.sessions) < _LEAST_SESSIONS:
+        return 0.0
+    logs = np.log(np.divide(before.milliseconds, after.milliseconds))
+    medians = [float(np.median(one)) for one in np.split(logs, np.cumsum(before.sessions)[:-1])]
+    return float(np.std(medians, ddof=1) / np.sqrt(len(medians)))
 
 
 def _runner(session: ort.InferenceSession, feeds: Feeds) -> Callable[[], object]:

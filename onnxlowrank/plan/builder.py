@@ -11,7 +11,7 @@ import onnx
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
-from onnxlowrank.measure.latency import Latency, median_speedup
+from onnxlowrank.measure.latency import Latency, median_speedup, speedup_noise
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, keep
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select
@@ -127,6 +127,11 @@ class FittedNetwork:
     def speedup(self) -> float:
         """Time before / time after."""
         return median_speedup(self.before, self.after)
+
+    @property
+    def noise(self) -> float:
+        """Standard error of the speed-up, as a share."""
+        return speedup_noise(self.before, self.after)
 
     def kept_because(self, layer: str) -> str:
         """Return why a layer was kept that had a choice."""

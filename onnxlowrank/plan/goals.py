@@ -78,7 +78,8 @@ def network_for_speedup(
         if any(planned.plan == one.plan for one in fitted):
             break
         one = builder.build(planned.plan, planned.predicted)
-        if speedup / _DOUBTFUL < one.speedup < speedup:  # its outline was fast enough, so one of both times is off
+        doubtful = max(_DOUBTFUL, 1 + 2 * one.noise)
+        if speedup / doubtful < one.speedup < speedup:  # its outline was fast enough, so one of both times is off
             one = builder.timed_again(one)
         fitted.append(one)
         if not planned.reached or speedup <= fitted[-1].speedup <= TOO_FAST * speedup:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxlowrank.measure.interleaved import measure_in_sessions
-from onnxlowrank.measure.latency import median_speedup
+from onnxlowrank.measure.latency import median_speedup, speedup_noise
 from onnxlowrank.passes.base import Candidate, Plan
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
@@ -31,6 +31,8 @@ MARGIN = 1.02
 """Plans are accepted from ``MARGIN`` times the speed-up on: noise in the last measurement shall not undo them."""
 SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
+_ERRORS = 2.0
+"""Or than so many standard errors of the measurement, where these are more: what noise adds cannot be loosened."""
 SHORT_S, LONG_S = 0.5, 4.0
 """How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
 ENOUGH = 0.005
@@ -48,12 +50,14 @@ class PlannedNetwork:
         speedup: As it was measured.
         predicted: By the latency model, before it was measured.
         reached: Whether the plan has the speed-up asked for.
+        noise: Standard error of the measurement, as a share.
     """
 
     plan: Plan
     speedup: float
     predicted: float
     reached: bool
+    noise: float = 0.0
 
 
 def search_plan(
@@ -94,13 +98,18 @@ def search_plan(
         planned = _time_outline(network, plan, 1 / predicted, best, speedup * MARGIN)
         advance(1)
         best, measured = max(best, planned, key=_rank_of), 1 / planned.speedup
-        _LOG.info("speed-up predicted %.3f, measured %.3f", planned.predicted, planned.speedup)
+        _LOG.info(
+            "speed-up predicted %.3f, measured %.3f, +- %.3f",
+            planned.predicted,
+            planned.speedup,
+            planned.speedup * planned.noise,
+        )
         if len(tried) == 1:
             latency_model.calibrate(plan, measured * latency_model.whole)
             predicted = latency_model.total(plan) / latency_model.whole
         if planned.reached:
             fast = (predicted, measured)
-            if measured * SLACK >= wanted:
+            if measured * max(SLACK, 1 + _ERRORS * planned.noise) >= wanted:
                 break
         else:
             slow = (predicted, measured)
@@ -118,18 +127,14 @@ def _time_outline(network: Network, plan: Plan, predicted: float, best: PlannedN
     What disturbs two threads may last for seconds, and the first plan that looks right may do so by luck.
     """
     for seconds in (SHORT_S, LONG_S):
-        speedup = _outline_speedup(network, plan, seconds)
-        planned = PlannedNetwork(plan, speedup, predicted, speedup >= asked)
+        both = network.original, network.outline(plan)
+        times = measure_in_sessions(both, network.feeds, network.target, seconds, enough=ENOUGH)
+        speedup = median_speedup(*times)
+        planned = PlannedNetwork(plan, speedup, predicted, speedup >= asked, speedup_noise(*times))
         surprising = max(speedup / predicted, predicted / speedup) > SURPRISE
         if not surprising and not (planned.reached and _rank_of(planned) > _rank_of(best)):
             break
     return planned
-
-
-def _outline_speedup(network: Network, plan: Plan, seconds: float) -> float:
-    """Return the speed-up of a plan's outline."""
-    both = network.original, network.outline(plan)
-    return median_speedup(*measure_in_sessions(both, network.feeds, network.target, seconds, enough=ENOUGH))
 
 
 def converge(latency_model: LatencyModel, select: Select, budget: float) -> Plan:

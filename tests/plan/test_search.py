@@ -231,3 +231,24 @@ def test_a_glance_alone_decides_nothing(monkeypatch, disturbed):
     found = search.search_plan(Network(), latency_model, select_by_energy, asked, Silent())
     assert found.reached
     assert found.speedup == pytest.approx(true(clock.dense) / true(found.plan))
+
+
+def test_what_noise_adds_is_not_loosened(monkeypatch):
+    """Sessions differ by a fifth, so eight of them tell a speed-up to 7 %; the band that is accepted is as wide."""
+    candidates, asked, counts, found = choices(np.random.default_rng(4), 13, 32), 2.0, [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        clock = Clock(candidates, 0.1, 0)
+
+        def measure(models, feeds, target, seconds, enough, clock=clock, rng=rng):
+            before, after = clock.measure(models, feeds, target, seconds, enough)
+            sessions = after.median * np.exp(rng.normal(0, 0.2, 8))
+            return Latency((before.median,) * 8, (1,) * 8), Latency(tuple(sessions), (1,) * 8)
+
+        monkeypatch.setattr(search, "measure_in_sessions", measure)
+        planned = search.search_plan(Network(), LatencyModel(candidates), select_by_energy, asked, Silent())
+        counts.append(len(clock.measured))
+        found.append(clock.time(clock.dense) / clock.time(planned.plan))
+        assert planned.reached
+    assert np.mean(counts) < 3.5
+    assert np.median(found) == pytest.approx(asked, rel=0.1), "in truth"
