@@ -27,6 +27,7 @@ from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import byte_count
+from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
@@ -166,7 +167,9 @@ def optimize_each(
 
     original = load(model, dequantize=options.dequantize)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
-    normalised = normalise(original) if options.precision == FLOAT32 else ready_for_int8(normalise(original))
+    normalised = unfold_recurrent(normalise(original))
+    if options.precision == INT8:
+        normalised = ready_for_int8(normalised)
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))

@@ -189,8 +189,8 @@ def result_of(
         start: When the work began, by ``time.perf_counter``.
         alone: What int8 alone gives, where that is the precision.
     """
-    layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
-    times = {name: (before[name], after[name]) for name in before}
+    layers, (before, after) = network.layers, network.layer_times(network.folded, fitted.model)
+    times = {name: (before[name], after[name]) for name in before if before[name]}  # others left no node of their own
     order = {node.name: position for position, node in enumerate(network.model.graph.node)}
     reports = [(order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times)) for layer in layers]
     reports += [(order[one.place], _report_kept(one)) for one in network.kept]

@@ -21,6 +21,7 @@ from onnxlowrank.errors import OnnxLowRankError
 from onnxlowrank.graph.count import Sizes, arithmetic, is_unknown
 from onnxlowrank.graph.index import Index, is_standard
 from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.recurrent import reads_blocks
 from onnxlowrank.graph.refusals import refusal
 from onnxlowrank.graph.walk import named, names, reads, subgraphs, unique, walk
 from onnxlowrank.inputs.feeds import Inputs
@@ -137,7 +138,8 @@ def _plain(index: Index, node: NodeProto, shapes: Sequence[Sequence[Sizes]]) -> 
     reason, how = refusal(index, node) or "no layer", arithmetic(node)
     if how is None:
         return _Counted(node, f"{reason}, its work is not known", node.name, is_counted=False)
-    weights = {node.input[i] for i in how.weights if i < len(node.input)} & index.constants.keys()
+    positions = [i for i in how.weights if i < len(node.input) and not (i == 1 and reads_blocks(node))]
+    weights = {node.input[i] for i in positions} & index.constants.keys()
     sizes = {index.constants[name].name: math.prod(index.constants[name].dims) for name in weights}
     return _Counted(node, reason, node.name, how.macs(node, *shapes), sizes)
 

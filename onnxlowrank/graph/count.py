@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from onnxlowrank.graph.index import attributes
+from onnxlowrank.graph.recurrent import reads_blocks
 
 Sizes = tuple[int, ...]
 Shaped = Sequence[Sizes]
@@ -104,7 +105,8 @@ def _product(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:
 
 def _recurrent(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:
     """Return the count of a recurrent layer: every step of every sequence meets all weights of every direction."""
-    return math.prod(inputs[0][:2]) * (math.prod(inputs[1]) + math.prod(inputs[2]))
+    projection = 0 if reads_blocks(node) else math.prod(inputs[1])
+    return math.prod(inputs[0][:2]) * (projection + math.prod(inputs[2]))
 
 
 def _einsum(node: NodeProto, inputs: Shaped, outputs: Shaped) -> int:

@@ -7,12 +7,11 @@ from onnx import NodeProto, helper
 
 from onnxlowrank.graph.count import MICROSOFT
 from onnxlowrank.graph.index import Index, attributes, is_standard
+from onnxlowrank.graph.recurrent import RECURRENT
 
 _KINDS = {
     "DeformConv": "deformable convolution",
-    "LSTM": "recurrent layer (LSTM)",
-    "GRU": "recurrent layer (GRU)",
-    "RNN": "recurrent layer (RNN)",
+    **{op: f"recurrent layer ({op}): its recurrent weights meet one vector a step" for op in RECURRENT},
 }
 
 

@@ -16,6 +16,7 @@ from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.probe import with_only_outputs
+from onnxlowrank.graph.recurrent import fold_recurrent
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.storage import StoredTypes, store, stored_types
 from onnxlowrank.inputs.feeds import Inputs
@@ -103,7 +104,12 @@ class Network:
     @cached_property
     def dense(self) -> onnx.ModelProto:
         """The network with all its layers kept, as it is timed."""
-        return self.model if self.int8 is None else self.int8.outline(self.model)
+        return self.folded if self.int8 is None else self.int8.outline(self.folded)
+
+    @cached_property
+    def folded(self) -> onnx.ModelProto:
+        """The normalised network, its recurrent layers as they were."""
+        return fold_recurrent(self.model)
 
     @property
     def kept_all(self) -> onnx.ModelProto:
@@ -126,7 +132,8 @@ class Network:
         return self._written(self.model, chains)
 
     def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
-        return store(fold_gathers(rewrite(model, self.layers, chains)), self.stored_types, self._own)
+        folded = fold_recurrent(fold_gathers(rewrite(model, self.layers, chains)))
+        return store(folded, self.stored_types, self._own)
 
     @cached_property
     def stored_types(self) -> StoredTypes:

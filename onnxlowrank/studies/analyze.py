@@ -23,6 +23,7 @@ from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.inputs.evidence import check_varied
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
@@ -149,7 +150,7 @@ def analyze(
     progress = Silent() if progress is None else progress
     methods = load_passes(passes)
     original = load(model)
-    normalised = normalise(original)
+    normalised = unfold_recurrent(normalise(original))
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))

@@ -37,8 +37,18 @@ def found(model, **feeds):
         ("y = Gemm (g, w, bias)", "its bias is computed", 4 * 32 * 3, 3 * 32),
         ("y = Gemm (g, w, rows)", "its addend is no bias: rows differ", 4 * 32 * 3, 3 * 32 + 4 * 3),
         ('y = Einsum <equation = "nchwd,fc->nfhwd"> (x, e)', "no pass is for Einsum", 2 * 64 * 3, 6),
-        ("y = LSTM <hidden_size = 5> (s, lw, lr)", "recurrent layer (LSTM)", 2 * 16 * 20 * (4 + 5), 20 * 9),
-        ("y = GRU <hidden_size = 5> (s, gw, gr)", "recurrent layer (GRU)", 2 * 16 * 15 * (4 + 5), 15 * 9),
+        (
+            "y = LSTM <hidden_size = 5> (s, lw, lr)",
+            "recurrent layer (LSTM): its recurrent weights meet one vector a step",
+            2 * 16 * 20 * (4 + 5),
+            20 * 9,
+        ),
+        (
+            "y = GRU <hidden_size = 5> (s, gw, gr)",
+            "recurrent layer (GRU): its recurrent weights meet one vector a step",
+            2 * 16 * 15 * (4 + 5),
+            15 * 9,
+        ),
     ],
 )
 def test_reasons_work_and_weights(lines, reason, macs, parameters):
