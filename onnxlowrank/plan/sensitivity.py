@@ -39,7 +39,7 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.plan.layer_sensitivity import LayerSensitivity
-from onnxlowrank.plan.sensitivity_curve import NEAR, SensitivityCurve, fit_sensitivity_curve
+from onnxlowrank.plan.sensitivity_curve import SensitivityCurve, fit_sensitivity_curve
 from onnxlowrank.progress import Advance, Progress
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ ENERGY = 0.95
 """Share of the response's variance at which, or a little above, losses are measured first."""
 
 _NOTHING_LOST = 1e-4
+_FAR = 3.0
+"""Ratio of two shares from which on one measurement does not stand for both."""
 _TRUST = 0.75
 """Weight of a layer's own measurements, in logarithms; the rest is that of the usual layer."""
 
@@ -136,7 +138,7 @@ class SensitivityLosses:
         promised = 1 - candidate.energy
         if candidate.layer not in self.curves or promised <= _NOTHING_LOST:
             return False
-        return not any(one / NEAR <= promised <= one * NEAR for one in self._checked(candidate))
+        return not any(one / _FAR <= promised <= one * _FAR for one in self._checked(candidate))
 
     def _measure(self, candidates: Mapping[str, Sequence[Candidate]], advance: Advance) -> None:
         """Measure candidates, by layer, shallow to deep."""

@@ -13,8 +13,8 @@ from onnxlowrank.decompose.spectrum import Float64Array
 _SMALLEST, _LARGEST = 1e-9, 1e6
 
 
-NEAR = 2.0
-"""Ratio of two shares up to which one measurement stands for both."""
+_NEAR = 2.0
+"""Ratio of two shares that lie too close to tell a slope."""
 _STEEPEST = 0.5
 """How fast harm may grow beyond the outermost measurements: they are few, on a few inputs, and of several passes."""
 
@@ -57,5 +57,5 @@ def fit_sensitivity_curve(lost: Sequence[float], losses: Sequence[float]) -> Sen
     x = np.log(np.asarray(lost, float)[order])
     y = np.log(np.clip(np.nan_to_num(np.asarray(losses, float)[order], nan=_LARGEST), _SMALLEST, _LARGEST))
     harm: Float64Array = scipy.optimize.isotonic_regression(y - x).x
-    slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(NEAR)), _STEEPEST)
+    slopes = np.minimum(np.diff(harm) / np.maximum(np.diff(x), np.log(_NEAR)), _STEEPEST)
     return SensitivityCurve(x, harm, (float(slopes[0]), float(slopes[-1])) if len(slopes) else (0.0, 0.0))
