@@ -167,6 +167,10 @@ def _l2_norm(call: Call, x: Inputs) -> Torch:
     return x[0] / torch.linalg.vector_norm(x[0], call.get("p", 2), call.get("axis", -1), keepdim=True)
 
 
+_REPEATING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
+"""How ``nearest`` finds its pixels where, by a whole factor, that is to repeat them."""
+
+
 def _resize(call: Call, x: Inputs) -> Torch:
     """Resize by whole factors with ``nearest``, or linearly as ``half_pixel`` and ``align_corners`` define it."""
     data, mode = x[0], call.get("mode", "nearest")
@@ -179,7 +183,8 @@ def _resize(call: Call, x: Inputs) -> Torch:
     place = call.get("coordinate_transformation_mode", "half_pixel")
     unusual = call.get("axes") or call.get("antialias", 0) or wanted[:2] != list(data.shape[:2])
     whole = all(want % have == 0 for want, have in zip(wanted, data.shape, strict=True))
-    if mode == "nearest" and whole and not unusual:
+    repeats = call.opset <= 10 or (place, call.get("nearest_mode", "round_prefer_floor")) in _REPEATING
+    if mode == "nearest" and whole and repeats and not unusual:
         return functional.interpolate(data, size=wanted[2:], mode="nearest")
     linear = {3: "linear", 4: "bilinear", 5: "trilinear"}.get(data.ndim)
     if mode == "linear" and linear and not unusual and place in ("half_pixel", "pytorch_half_pixel", "align_corners"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from onnxlowrank.errors import OptionError
+
+_MISSING = "fine-tuning needs PyTorch, which is not installed; install it with pip install 'onnxlowrank[finetune]'"
 
 Torch = Any
 """An object of PyTorch, which may be missing, and its types with it."""
@@ -24,14 +27,17 @@ functional: Any = _Lazy("torch.nn.functional")
 
 
 def check_installed() -> None:
-    """Raise OptionError where PyTorch is missing."""
-    _imported("torch")
+    """Raise OptionError where PyTorch is missing; it is looked for, not loaded, which takes seconds."""
+    try:
+        found = find_spec("torch")
+    except ValueError:  # barred
+        found = None
+    if found is None:
+        raise OptionError(_MISSING)
 
 
 def _imported(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise OptionError(
-            "fine-tuning needs PyTorch, which is not installed; install it with pip install 'onnxlowrank[finetune]'"
-        ) from error
+        raise OptionError(_MISSING) from error

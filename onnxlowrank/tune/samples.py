@@ -32,6 +32,19 @@ class Part:
     share: float
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        chosen: Numbers of feeds.
+        seed: Of how they are changed.
+    """
+
+    chosen: tuple[int, ...]
+    seed: int
+
+
 class Samples:
     """Sample inputs."""
 
@@ -60,11 +73,11 @@ class Samples:
             labels = None if self._inputs.labels is None else self._inputs.labels[some].ravel()
             yield Part(feeds, labels, len(some) / len(chosen))
 
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-        """Yield the numbers of ``size`` feeds again and again, all of them once before any comes again."""
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield ``size`` feeds again and again, all of them once before any comes again."""
         waiting = np.zeros(0, np.intp)
         while True:
             while len(waiting) < size:
                 waiting = np.concatenate([waiting, rng.permutation(len(self))])
-            yield waiting[:size]
+            yield Batch(tuple(waiting[:size].tolist()), int(rng.integers(2**32)))
             waiting = waiting[size:]

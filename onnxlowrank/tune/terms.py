@@ -64,7 +64,8 @@ def judged_pair(measure: Measure, original: ModelProto, optimised: ModelProto) -
 def hint_names(original: ModelProto, optimised: ModelProto, trained: Trained, judged: Sequence[str]) -> list[str]:
     """Return the tensors in front of layers that both networks have and training moves, the last ones first."""
     known = {name for node in original.graph.node for name in node.output}
-    moved, found = set(trained.weights), {}
+    moved = set(trained.weights)
+    found: dict[str, None] = {}
     readers = set(trained.nodes)
     for node in needed(optimised.graph.node, judged):
         key = node.name or node.output[0]
@@ -97,9 +98,9 @@ def hint_terms(names: Sequence[str], reference: Sequence[Arrays], mine: Sequence
     for name, one, other in zip(names, reference, mine, strict=True):
         if any(a.shape != b.shape for a, b in zip(one, other, strict=True)):
             continue
-        norm = sum(float((a.astype(np.float64) ** 2).sum()) for a in one)
-        error = sum(float(((b.astype(np.float64) - a) ** 2).sum()) for a, b in zip(one, other, strict=True))
-        if norm and np.isfinite(error) and _SAME < (error / norm) ** 0.5 < _FOREIGN:
+        before, after = (np.concatenate([array.ravel() for array in its]).astype(np.float64) for its in (one, other))
+        norm, error = np.linalg.norm(before), np.linalg.norm(after - before)
+        if _SAME * norm < error < _FOREIGN * norm:
             found.append(Term(name, name, scale=_scale(one)))
     return tuple(found[:_MOST_HINTS])
 

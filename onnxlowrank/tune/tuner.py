@@ -25,7 +25,7 @@ from onnxlowrank.tune.libraries import Torch, torch
 from onnxlowrank.tune.objective import Objective
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.reference import Reference
-from onnxlowrank.tune.samples import Part, Samples
+from onnxlowrank.tune.samples import Batch, Part, Samples
 from onnxlowrank.tune.split import Split
 from onnxlowrank.tune.student import Student
 from onnxlowrank.tune.terms import hint_names, hint_terms, judged_pair, judged_term, shared_measures
@@ -116,7 +116,7 @@ def tune(
         OptionError: There is nothing to train.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(min(threads, available_cores()))
     try:
         return _Tuner(original, optimised, data, measures, labelled, augmentation, options).tune(progress)
     finally:
@@ -222,20 +222,25 @@ class _Tuner:
                         f"error {error:.2g}), so it cannot be fine-tuned; please report this with the network"
                     )
 
-    def _loss(self, chosen: NDArray[np.intp]) -> float:
+    def _loss(self, batch: Batch) -> float:
         """Return the loss of a batch; its gradients are added to the parameters'."""
         total = 0.0
-        for part in self._seen.parts(chosen.tolist(), self._rng):
+        for part in self._seen.parts(batch.chosen, np.random.default_rng(batch.seed)):
             reference = self._reference.run(part.feeds)
             loss = self._objective.loss(self._student.run(part.feeds), reference, part.labels) * part.share
             loss.backward()
             total += float(loss.detach())
         return total
 
-    def _judge(self) -> float:
-        """Return the figure of the network as it is, on the inputs held out."""
+    def _judge(self) -> tuple[float, float]:
+        """Return figure and loss of the network as it is, on the inputs held out."""
+        figure = loss = 0.0
         with torch.no_grad():
-            return self._figure((part, self._student.run(part.feeds), its) for part, its in self._judged_on)
+            for part, its in self._judged_on:
+                mine = self._student.run(part.feeds)
+                figure += part.share * float(self._objective.figure(mine, its, part.labels))
+                loss += part.share * float(self._objective.loss(mine, its, part.labels))
+        return figure, loss
 
     def _figure(self, compared: Iterable[tuple[Part, dict[str, Torch], dict[str, Torch]]]) -> float:
         """Return the figure of what a network gives, beside what the original gives."""
@@ -244,7 +249,7 @@ class _Tuner:
     def _verified(self, found: Outcome) -> tuple[ModelProto, tuple[float, float]]:
         """Return the network with the best weights if onnxruntime too finds it better, else that which was given."""
         before = self._run_as_written(self._optimised)
-        if found.figure >= found.before:
+        if not found.is_better:
             return self._optimised, (before, before)
         model = self._student.model(found.best)
         after = self._run_as_written(model)

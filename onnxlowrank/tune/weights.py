@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxlowrank.errors import OptionError, UnsupportedModelError
 from onnxlowrank.graph.index import is_standard
@@ -19,12 +19,7 @@ from onnxlowrank.tune.network import is_known
 CHAINS, ABOVE, ALL = "chains", "above", "all"
 MODES = (CHAINS, ABOVE, ALL)
 
-_REAL = {
-    TensorProto.FLOAT: np.dtype("<f4"),
-    TensorProto.DOUBLE: np.dtype("<f8"),
-    TensorProto.FLOAT16: np.dtype("<f2"),
-    TensorProto.BFLOAT16: np.dtype("<u2"),
-}
+_REAL = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _MOVED = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
@@ -109,7 +104,7 @@ def changed(model: ModelProto, found: Mapping[str, NDArray[np.floating]]) -> Mod
     """Return a copy of a network with other values in some of its constants, stored as they were."""
     result = ModelProto()
     result.CopyFrom(model)
-    for tensor in _constants(result):
+    for tensor in result.graph.initializer:
         if tensor.name in found:
             _write(tensor, found[tensor.name])
     for node in result.graph.node:
@@ -129,17 +124,11 @@ def _key(node: NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _constants(model: ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-
-
 def _write(tensor: TensorProto, found: NDArray[np.floating]) -> None:
     """Put values into a tensor, in the field where it has them."""
-    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    values = found.reshape(tuple(tensor.dims)).astype(kind)
+    values = found.reshape(tuple(tensor.dims)).astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if tensor.HasField("raw_data"):
-        stored = _REAL[tensor.data_type]
-        tensor.raw_data = np.ascontiguousarray(values).view(stored.newbyteorder("=")).astype(stored).tobytes()
+        tensor.raw_data = numpy_helper.from_array(values).raw_data
     elif tensor.double_data:
         tensor.double_data[:] = values.ravel().tolist()
     elif tensor.int32_data:
