@@ -24,7 +24,7 @@ from onnxlowrank.studies.compare import check_same_inputs, compared
 from onnxlowrank.tune.finetuning import fine_tune
 from onnxlowrank.tune.options import DEFAULT_MINUTES, TuneOptions
 from onnxlowrank.tune.split import split
-from onnxlowrank.tune.tuner import Tuned
+from onnxlowrank.tune.tuned import Tuned
 from onnxlowrank.tune.weights import ALL
 
 SCHEMA = 1

@@ -16,7 +16,8 @@ from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.progress import Progress
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.split import Split, augmentation_of, use_labels
-from onnxlowrank.tune.tuner import Tuned, tune
+from onnxlowrank.tune.tuned import Tuned
+from onnxlowrank.tune.tuner import tune
 
 
 def fine_tune(

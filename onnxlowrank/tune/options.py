@@ -43,8 +43,11 @@ class TuneOptions:
         """How images are changed."""
         return frozenset(KINDS if self.augment is None else self.augment) - {NONE}
 
-    def check(self) -> None:
+    def check(self, time: str = "--minutes") -> None:
         """Check what can be checked without the networks.
+
+        Args:
+            time: The option that says how long.
 
         Raises:
             OptionError: If an option makes no sense, or PyTorch is not installed.
@@ -52,7 +55,7 @@ class TuneOptions:
         if self.tune not in MODES:
             raise OptionError(f"--tune {self.tune} is unknown; choose from {', '.join(MODES)}")
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise OptionError(f"--minutes {self.minutes:g} makes no sense; give a number above 0, e.g. 10")
+            raise OptionError(f"{time} {self.minutes:g} makes no sense; give a number above 0, e.g. 10")
         if self.steps is not None and self.steps < 1:
             raise OptionError(f"--steps {self.steps} makes no sense; give 1 or more")
         unknown = sorted(set(self.augment or ()) - {*KINDS, NONE})

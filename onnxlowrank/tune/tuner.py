@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ from onnxlowrank.tune.samples import Batch, Part, Samples
 from onnxlowrank.tune.split import Split
 from onnxlowrank.tune.student import Student
 from onnxlowrank.tune.terms import hint_names, hint_terms, judged_pair, judged_term, shared_measures
-from onnxlowrank.tune.training import INTERRUPTED, Outcome, Trainer
-from onnxlowrank.tune.weights import Trained, trained_weights
+from onnxlowrank.tune.training import Outcome, Trainer
+from onnxlowrank.tune.tuned import Tuned
+from onnxlowrank.tune.weights import trained_weights
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 64
@@ -39,51 +40,10 @@ _LEAST_STEPS = 4
 """In one pass over the samples."""
 _LOOKED_AT = 256
 """Samples that terms are scaled by."""
+_JUDGED_ON, _MOST_VIEWS = 500, 4
+"""Samples to judge by, and how often every image held out is among them: once as it is, then changed."""
 _TOLERANCE = 1e-3
 """Relative error of what PyTorch computes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tuned:
-    """A network that was fine-tuned.
-
-    Attributes:
-        model: The network; that which was given, where nothing better was found.
-        trained: What was trained of it.
-        figures: What it is judged by on the inputs held out, before and after: less is better.
-        steps: Made.
-        rate: Learning rate, relative to the size of every tensor.
-        seconds: Of training.
-        ended: Why it ended, see :class:`onnxlowrank.tune.training.Outcome`.
-        history: Share of the work done and the figure.
-        hints: Tensors inside that were compared too.
-        labelled: Whether labels counted.
-        augmented: How inputs were changed.
-        samples: How many were learnt from, and how many held out.
-    """
-
-    model: ModelProto
-    trained: Trained
-    figures: tuple[float, float]
-    steps: int
-    rate: float
-    seconds: float
-    ended: str
-    history: tuple[tuple[float, float], ...]
-    hints: tuple[str, ...]
-    labelled: bool
-    augmented: tuple[str, ...]
-    samples: tuple[int, int]
-
-    @property
-    def is_better(self) -> bool:
-        """Whether anything better was found."""
-        return self.figures[1] < self.figures[0]
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether the user or a signal ended it."""
-        return self.ended == INTERRUPTED
 
 
 def tune(
@@ -142,7 +102,7 @@ class _Tuner:
         for what in self._trained.stopped_by:
             _LOG.info("PyTorch is not taught to differentiate %s: weights in front of it stay", what)
         self._seen = Samples(data.seen, data.joins, augmentation)
-        self._held_out = Samples(data.held_out, data.joins)
+        self._held_out = Samples(data.held_out, data.joins, augmentation)
         self._size = max(min(_BATCH // data.seen.batch, len(self._seen) // _LEAST_STEPS), 1)
         self._rng = np.random.default_rng(options.seed)
 
@@ -171,8 +131,18 @@ class _Tuner:
         self._objective = Objective(tuple(terms), hints, labelled)
         self._reference = Reference(original, self._objective.references, options.device)
         self._student = Student(optimised, self._trained.weights, self._objective.tensors, options.device)
+        self._judged_on = [(part, self._reference.run(part.feeds)) for part in self._views()]
+
+    def _views(self) -> Iterator[Part]:
+        """Yield the inputs held out; images also changed, since OPTIMISED may have been fitted to them as they are."""
         every = range(len(self._held_out))
-        self._judged_on = [(part, self._reference.run(part.feeds)) for part in self._held_out.parts(every)]
+        count = 1
+        if self._augmentation is not None:
+            count = min(max(_JUDGED_ON // self._samples[1], 1), _MOST_VIEWS)
+        for view in range(count):
+            rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
+            for part in self._held_out.parts(every, rng):
+                yield replace(part, share=part.share / count)
 
     def tune(self, progress: Progress) -> Tuned:
         """Return the network, trained."""
