@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 def from_scratch(original: onnx.ModelProto, optimised: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """Return a network with random weights (He et al. 2015), and biases of 0, where layers of ``optimised`` have theirs."""
+    """Return a network with random weights (He et al. 2015), and biases of 0, in the place of trained ones."""
     rng = np.random.default_rng(seed)
     outputs = [output.name for output in optimised.graph.output]
     names = set(trained_weights(original, optimised, ALL, outputs).weights)

@@ -256,9 +256,17 @@ def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
 
 
 def compared(
-    one: onnx.ModelProto, other: onnx.ModelProto, inputs: Inputs, measures: Sequence[Measure], advance: Advance
+    one: onnx.ModelProto,
+    other: onnx.ModelProto,
+    inputs: Inputs,
+    measures: Sequence[Measure],
+    advance: Advance,
+    at_once: int = 1,
 ) -> Agreement:
-    """Return how far the outputs of two networks differ; what decides them is looked at where both have it."""
+    """Return how far the outputs of two networks differ; what decides them is looked at where both have it.
+
+    ``at_once`` is that of :func:`onnxlowrank.evaluate.agreement.compare_outputs`.
+    """
     if are_identical(inputs):
         why = f"all samples of {inputs.description} are the same, which tells nothing; give --inputs"
         advance(len(inputs))
@@ -268,4 +276,4 @@ def compared(
     both = set.intersection(*written)
     tensors = [measure.tensor for measure in measures if measure.tensor not in outputs and measure.tensor in both]
     inside = (expose(one, tensors), expose(other, tensors)) if tensors else None
-    return compare_outputs(one, other, inputs, advance, measures, inside)
+    return compare_outputs(one, other, inputs, advance, measures, inside, at_once)

@@ -15,6 +15,7 @@ from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.verify import verify_interface
+from onnxlowrank.inputs.feeds import byte_count
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_inputs
 from onnxlowrank.inputs.specs import input_specs
@@ -28,6 +29,8 @@ from onnxlowrank.tune.tuned import Tuned
 from onnxlowrank.tune.weights import ALL
 
 SCHEMA = 1
+_LARGEST_FEED = 2**20
+"""Bytes of inputs that networks are compared on at once, where they may be joined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +164,10 @@ def finetune(
     verify_interface(networks[1], tuned.model)
     measures = measures_of(networks[0], unseen.labels is not None, outputs)
     advance = progress.stage("compare", 2 * len(unseen))
-    before = compared(networks[0], networks[1], unseen, measures, advance)
-    after = compared(networks[0], tuned.model, unseen, measures, advance) if tuned.is_better else before
+    at_once = max(_LARGEST_FEED // byte_count(unseen[0]), 1) if parts.joins else 1
+    before, after = (
+        compared(networks[0], model, unseen, measures, advance, at_once) for model in (networks[1], tuned.model)
+    )
     if output is not None:
         save(tuned.model, output)
     notes = _notes(tuned, evaluate is None)
