@@ -22,7 +22,7 @@ class Budget:
     steps: int | None
     minutes: float | None
     _done: int = 0
-    _since: float = field(default_factory=time.monotonic)
+    _since: float = field(default_factory=lambda: time.monotonic())
 
     def step(self) -> None:
         """Count a step."""
