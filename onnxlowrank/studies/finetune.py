@@ -162,14 +162,14 @@ def finetune(
 
     tuned = fine_tune(*networks, data, parts, how, outputs or {}, options, progress)
     verify_interface(networks[1], tuned.model)
+    if output is not None:
+        save(tuned.model, output)  # before it is looked at, which may be interrupted too
     measures = measures_of(networks[0], unseen.labels is not None, outputs)
     advance = progress.stage("compare", 2 * len(unseen))
     at_once = max(_LARGEST_FEED // byte_count(unseen[0]), 1) if parts.joins else 1
     before, after = (
         compared(networks[0], model, unseen, measures, advance, at_once) for model in (networks[1], tuned.model)
     )
-    if output is not None:
-        save(tuned.model, output)
     notes = _notes(tuned, evaluate is None)
     return Finetuned(tuned, tune, before, after, inputs.description, device, notes, time.perf_counter() - start)
 

@@ -12,7 +12,7 @@ from onnxlowrank.inputs.feeds import Inputs, byte_count, joined
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.tune.augment import Augmentation
 
-_HELD_BYTES = 2**30
+_HELD_BYTES = 2**29
 _LARGEST_FEED = 4 * 2**20
 """Bytes of inputs that are run through at once."""
 

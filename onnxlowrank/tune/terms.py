@@ -18,7 +18,7 @@ from onnxlowrank.graph.walk import needed, opset
 from onnxlowrank.tune.objective import Term
 from onnxlowrank.tune.weights import Trained
 
-_MOST_HINTS = 3
+_MOST_HINTS, _MOST_LOOKED_AT = 3, 6
 _SAME, _FOREIGN = 1e-4, 0.8
 """Of tensors of one name in both networks: relative errors below and above which they are no hints."""
 _COOLEST = 2.0
@@ -73,7 +73,7 @@ def hint_names(original: ModelProto, optimised: ModelProto, trained: Trained, ju
             found[node.input[0]] = None
         if moved.intersection(node.input):
             moved.update(node.output)
-    return [name for name in reversed(list(found)) if name not in judged]
+    return [name for name in reversed(list(found)) if name not in judged][:_MOST_LOOKED_AT]
 
 
 def judged_term(measure: Measure, pair: tuple[str, str], reference: Arrays) -> Term:

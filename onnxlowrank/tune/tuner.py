@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,8 @@ _LOOKED_AT = 256
 """Samples that terms are scaled by."""
 _JUDGED_ON, _MOST_VIEWS = 500, 4
 """Samples to judge by, and how often every image held out is among them: once as it is, then changed."""
+_HELD_BYTES = 2**29
+"""Of tensors of the original that are kept; samples beyond that are not looked at, or judged by."""
 _TOLERANCE = 1e-3
 """Relative error of what PyTorch computes."""
 
@@ -110,7 +112,8 @@ class _Tuner:
         names = hint_names(original, optimised, self._trained, judged)
         references = list(dict.fromkeys([*(its for _, its in pairs), *names]))
         reference = Reference(original, references, options.device)
-        count = max(_LOOKED_AT // data.seen.batch, 1)
+        size = sum(array.nbytes for array in _arrays(reference.run(data.seen[0])).values())
+        count = max(min(_LOOKED_AT // data.seen.batch, _HELD_BYTES // (2 * size)), 1)
         some = [int(one) for one in np.unique(np.linspace(0, len(self._seen) - 1, count).astype(int))]
         parts = list(self._seen.parts(some))
         found = [_arrays(reference.run(part.feeds)) for part in parts]
@@ -131,18 +134,27 @@ class _Tuner:
         self._objective = Objective(tuple(terms), hints, labelled)
         self._reference = Reference(original, self._objective.references, options.device)
         self._student = Student(optimised, self._trained.weights, self._objective.tensors, options.device)
-        self._judged_on = [(part, self._reference.run(part.feeds)) for part in self._views()]
+        self._judged_on = self._views()
 
-    def _views(self) -> Iterator[Part]:
-        """Yield the inputs held out; images also changed, since OPTIMISED may have been fitted to them as they are."""
-        every = range(len(self._held_out))
+    def _views(self) -> list[tuple[Part, dict[str, Torch]]]:
+        """Return the inputs held out, with what the original gives for them.
+
+        Images are also changed, since OPTIMISED may have been fitted to them as they are.
+        """
         count = 1
         if self._augmentation is not None:
             count = min(max(_JUDGED_ON // self._samples[1], 1), _MOST_VIEWS)
+        found, size = [], 0
         for view in range(count):
             rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
-            for part in self._held_out.parts(every, rng):
-                yield replace(part, share=part.share / count)
+            for part in self._held_out.parts(range(len(self._held_out)), rng):
+                reference = self._reference.run(part.feeds)
+                size += sum(one.element_size() * one.nelement() for one in reference.values())
+                if found and size > _HELD_BYTES:
+                    break
+                found.append((part, reference))
+        whole = sum(part.share for part, _ in found)
+        return [(replace(part, share=part.share / whole), reference) for part, reference in found]
 
     def tune(self, progress: Progress) -> Tuned:
         """Return the network, trained."""

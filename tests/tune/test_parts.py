@@ -1,6 +1,7 @@
 """The parts of training one by one, against closed forms: rates, steps, terms, changed images, batches."""
 
 import ast
+import itertools
 import math
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_the_rate_rises_and_falls_as_a_cosine():
     assert max(rates) == rates[5] == pytest.approx(1)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert rates[5 + 95 // 2] == pytest.approx(0.5 * (1 + math.cos(math.pi * (95 // 2) / 95)), abs=1e-9)
-    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_a_budget_of_steps_and_of_minutes(monkeypatch):
