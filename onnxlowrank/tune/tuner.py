@@ -144,7 +144,8 @@ class _Tuner:
         count = 1
         if self._augmentation is not None:
             count = min(max(_JUDGED_ON // self._samples[1], 1), _MOST_VIEWS)
-        found, size = [], 0
+        found: list[tuple[Part, dict[str, Torch]]] = []
+        size = 0
         for view in range(count):
             rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
             for part in self._held_out.parts(range(len(self._held_out)), rng):
