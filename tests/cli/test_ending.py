@@ -52,7 +52,6 @@ INPUTS_AS_DESTINATIONS = [
     ("analyze", "../in/net.onnx", "--calibration", CAL, "--html", CAL),
     ("sweep", "../in/net.onnx", "--calibration", CAL, "--html", CAL),
     ("finetune", "../in/net.onnx", "../in/net.onnx", CAL, "--data", CAL),
-    ("finetune", "../in/net.onnx", "../in/net.onnx", "out.onnx", "--data", CAL, "--html", "../in/net.onnx"),
     ("sweep", "../in/net.onnx", "--evaluate", "2x.json", "--folder", ".", "--speedup", "2"),
     ("sweep", "../in/net.onnx", "--folder", ".", "--speedup", "2", "--html", "2x.onnx"),
 ]

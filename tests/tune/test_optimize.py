@@ -22,11 +22,17 @@ def forty_steps(monkeypatch):
     monkeypatch.setattr(pipeline, "TuneOptions", functools.partial(TuneOptions, steps=40))
 
 
-def test_the_network_that_is_found_is_trained():
+def test_the_network_that_is_found_is_trained_and_compared_by_what_decides_its_outputs():
     original = network()
+    original.graph.node[-1].output[0] = "z"
+    original.graph.node.append(helper.make_node("ArgMax", ["z"], ["y"], "largest", axis=1, keepdims=0))
+    original.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["N"]))
     inputs, unseen = samples(96), samples(160)[96:]
-    plain = onnxlowrank.optimize(original, calibration=inputs, evaluate=unseen, **HOW)
-    tuned = onnxlowrank.optimize(original, calibration=inputs, evaluate=unseen, finetune=5.0, **HOW)
+    plain, tuned = (
+        onnxlowrank.optimize(original, calibration=inputs, evaluate=unseen, finetune=minutes, **HOW)
+        for minutes in (None, 5.0)
+    )
+    assert [one.tensor for one in tuned.agreement.judged] == ["z"]
     assert tuned.agreement.relative_error < plain.agreement.relative_error
     assert [layer.setting for layer in tuned.layers] == [layer.setting for layer in plain.layers]
     assert [node.name for node in tuned.model.graph.node] == [node.name for node in plain.model.graph.node]
@@ -43,16 +49,3 @@ def test_what_it_does_not_do():
         onnxlowrank.optimize(original, calibration=samples(), finetune=1.0, precision="int8")
     with pytest.raises(MissingInputsError, match="--finetune learns from sample inputs"):
         onnxlowrank.optimize(original, finetune=1.0)
-
-
-def test_judged_tensors_inside_are_compared_as_they_were_trained():
-    original = network()
-    original.graph.node[-1].output[0] = "z"
-    original.graph.node.append(helper.make_node("ArgMax", ["z"], ["y"], "largest", axis=1, keepdims=0))
-    original.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, ["N"]))
-    inputs = samples(96)
-    plain, tuned = (
-        onnxlowrank.optimize(original, calibration=inputs, finetune=minutes, **HOW) for minutes in (None, 5.0)
-    )
-    assert [one.tensor for one in tuned.agreement.judged] == ["z"]
-    assert tuned.agreement.relative_error < plain.agreement.relative_error
