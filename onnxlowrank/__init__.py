@@ -7,12 +7,14 @@ from onnxlowrank.pipeline import optimize
 from onnxlowrank.result import Result
 from onnxlowrank.studies.analyze import Analysis, analyze
 from onnxlowrank.studies.compare import Comparison, compare
+from onnxlowrank.studies.finetune import Finetuned, finetune
 from onnxlowrank.studies.profile import Profile, profile
 from onnxlowrank.studies.sweep import Sweep, sweep
 
 __all__ = [
     "Analysis",
     "Comparison",
+    "Finetuned",
     "InputDataError",
     "ModelError",
     "OnnxLowRankError",
@@ -24,6 +26,7 @@ __all__ = [
     "analyze",
     "compare",
     "custom_operators",
+    "finetune",
     "optimize",
     "preprocess_from_options",
     "profile",

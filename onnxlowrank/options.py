@@ -17,6 +17,7 @@ from onnxlowrank.plan.energy import select_by_energy, select_uniformly
 from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.manual_ranks import Ranks
 from onnxlowrank.plan.selection import Select
+from onnxlowrank.tune.options import TuneOptions
 
 EXACT = "exact"
 SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
@@ -58,6 +59,8 @@ class Options:
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
         seed: Of the sampled positions and the synthetic images.
+        finetune: For how many minutes the network that was found is trained, end to end, on ``calibration`` (through
+            the ``finetune`` extra); None trains nothing.
     """
 
     dequantize: bool = False
@@ -80,6 +83,7 @@ class Options:
     nonlinear: bool = True
     asymmetric: bool = True
     seed: int = 0
+    finetune: float | None = None
 
     @property
     def target(self) -> Target:
@@ -120,4 +124,16 @@ class Options:
                 "--precision int8 takes the ranges of activations from sample inputs, and none are given; "
                 "name some with --calibration"
             )
+        self._check_finetune()
         self.target.check()
+
+    def _check_finetune(self) -> None:
+        if self.finetune is None:
+            return
+        TuneOptions(minutes=self.finetune, seed=self.seed).check("--finetune")
+        if self.precision == INT8:
+            raise OptionError("--finetune trains float32 networks; leave it out, or --precision int8")
+        if self.calibration is None:
+            raise MissingInputsError(
+                "--finetune learns from sample inputs, and none are given; name some with --calibration"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import onnx
 
@@ -29,8 +30,9 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.graph.verify import verify_interface
+from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.partition import partition_inputs
-from onnxlowrank.inputs.preprocess import Preprocess
+from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.chain_timer import ChainTimer
@@ -41,7 +43,7 @@ from onnxlowrank.options import EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import load_passes
 from onnxlowrank.plan.applicability import applicable_passes
-from onnxlowrank.plan.builder import NetworkBuilder
+from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
@@ -54,6 +56,10 @@ from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
 from onnxlowrank.result import NOT_FINITE, Result, result_of
+from onnxlowrank.tune.finetuning import fine_tune
+from onnxlowrank.tune.options import TuneOptions
+from onnxlowrank.tune.split import split
+from onnxlowrank.tune.tuned import Tuned
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
@@ -89,12 +95,13 @@ def optimize(
     nonlinear: bool = True,
     asymmetric: bool = True,
     seed: int = 0,
+    finetune: float | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
     One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
-    From ``dequantize`` to ``seed`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
+    From ``dequantize`` to ``finetune`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
     may also name a kernel metric.
 
     Args:
@@ -139,11 +146,25 @@ def optimize(
         nonlinear=nonlinear,
         asymmetric=asymmetric,
         seed=seed,
+        finetune=finetune,
     )
     (result,) = optimize_each(model, [goal], options, Silent() if progress is None else progress)
     if output is not None:
         save(result.model, output)
     return result
+
+
+def tuned_network(
+    fitted: FittedNetwork, network: Network, inputs: Inputs, options: Options, progress: Progress
+) -> Tuned | None:
+    """Return a network that was found, fine-tuned; None where nothing of it was approximated."""
+    if not fitted.chains or options.calibration is None:
+        return None
+    how = preprocess_from_options("imagenet") if options.preprocess is None else options.preprocess
+    training = TuneOptions(minutes=options.finetune, seed=options.seed)
+    data = split(network.original, inputs)
+    source, outputs = options.calibration, options.outputs
+    return fine_tune(network.model, fitted.model, source, data, how, outputs, training, progress)
 
 
 def optimize_each(
@@ -241,13 +262,19 @@ def optimize_each(
             int8_alone = Int8Alone(alone.speedup, byte_count(alone.model), differs)
         for goal in goals:
             fitted = network_for(goal, builder, timer, unseen, choosing, alone)
+            tuned = None if options.finetune is None else tuned_network(fitted, network, inputs, options, progress)
+            if tuned is not None:
+                fitted = replace(fitted, model=tuned.model)
             verify_interface(original, fitted.model)
-            agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
+            chains = fitted.chains if tuned is None else None
+            agreement = network.compare(fitted.model, chains, unseen, progress.stage("compare", len(unseen)))
             notes = (
                 *given.notes,
+                *([] if tuned is None else [tuned.note]),
                 *fewer,
                 *hidden_layers(original),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
-            yield result_of(goal, fitted, network, reasons, agreement, notes, start, int8_alone)
+            found = result_of(goal, fitted, network, reasons, agreement, notes, start, int8_alone)
+            yield found if tuned is None else replace(found, is_interrupted=tuned.is_interrupted)
             start = time.perf_counter()

@@ -15,6 +15,10 @@ class Progress(Protocol):
         """Start a stage of ``total`` units and return the function that is called with the units just done."""
         ...
 
+    def tell(self, standing: str) -> None:
+        """Say how the stage that is on stands, in a few words."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -22,3 +26,6 @@ class Silent:
     def stage(self, title: str, total: float) -> Advance:
         """Return a function that does nothing."""
         return lambda amount: None
+
+    def tell(self, standing: str) -> None:
+        """Say nothing."""

@@ -101,6 +101,7 @@ class Result:
         int8_weights: Bits of its int8 weights; None where it has none.
         int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
+        is_interrupted: Whether its fine-tuning was ended by the user or a signal.
     """
 
     model: onnx.ModelProto
@@ -120,6 +121,7 @@ class Result:
     int8_weights: int | None = None
     int8_alone: Int8Alone | None = None
     first_filters: tuple[FloatArray, FloatArray] | None = None
+    is_interrupted: bool = False
 
     @property
     def achieved(self) -> float:
@@ -148,7 +150,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return the report, without the network, as JSON-ready values."""
         report: dict[str, Any] = {"schema": SCHEMA, "kind": "optimize", **vars(self)}
-        del report["model"], report["first_filters"]
+        del report["model"], report["first_filters"], report["is_interrupted"]
         report["goal"] = {**asdict(self.goal), "achieved": self.achieved, "reached": self.reached}
         report["layers"] = [asdict(layer) for layer in self.layers]
         report["agreement"] = asdict(self.agreement)

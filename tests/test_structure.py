@@ -16,6 +16,7 @@ ROOMS = (
     "result",
     "options",
     "plan",
+    "tune",
     "quantize",
     "fit",
     "evaluate",

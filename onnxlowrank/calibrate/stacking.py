@@ -46,9 +46,16 @@ def stacked_inputs(model: onnx.ModelProto, inputs: Inputs) -> Inputs:
         _MOST_BYTES // max(byte_count(held[0]), 1),
         _MOST_ROWS // positions_per_input(held),
     )
-    if size > 1 and _alike(model, held) and _runs_batches(model, held[0], held[1]):
-        return held.stacked(size)
-    return held
+    return held.stacked(size) if size > 1 and can_be_joined(model, held) else held
+
+
+def can_be_joined(model: onnx.ModelProto, inputs: Inputs) -> bool:
+    """Return whether feeds, two or more, may be joined along axis 0: the model gives for them what it gives for each.
+
+    Raises:
+        InputDataError: If it does not run on one of them.
+    """
+    return _alike(model, inputs) and _runs_batches(model, inputs[0], inputs[1])
 
 
 def _alike(model: onnx.ModelProto, inputs: Inputs) -> bool:

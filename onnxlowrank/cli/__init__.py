@@ -12,13 +12,13 @@ from typing import Any
 
 import typer
 
-from onnxlowrank.cli import analyze, cache, compare, optimize, profile, schema, sweep
+from onnxlowrank.cli import analyze, cache, compare, finetune, optimize, profile, schema, sweep
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.ending import BAD_INPUT, Ending
 from onnxlowrank.errors import OnnxLowRankError, UsageError
 from onnxlowrank.text import printable
 
-__all__ = ["analyze", "app", "cache", "compare", "main", "optimize", "profile", "schema", "sweep"]
+__all__ = ["analyze", "app", "cache", "compare", "finetune", "main", "optimize", "profile", "schema", "sweep"]
 
 
 _Misuse: Any = typer.BadParameter.__base__

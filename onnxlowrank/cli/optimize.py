@@ -125,6 +125,14 @@ def optimize(
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
     ] = False,
+    finetune: Annotated[
+        float | None,
+        typer.Option(
+            help="Train the network that was found, end to end, for so many minutes on --calibration; takes "
+            "pip install 'onnxlowrank[finetune]'. See onnxlowrank finetune.",
+            metavar="MINUTES",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH", readable=False)
@@ -167,6 +175,7 @@ def optimize(
             nonlinear=not linear,
             asymmetric=not symmetric,
             seed=seed,
+            finetune=finetune,
             progress=progress,
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())
@@ -177,5 +186,7 @@ def optimize(
 
     as_json = f"{json.dumps(result.to_dict(), indent=2)}\n".encode()
     write_and_show([(report, lambda: as_json), (html, lambda: as_html(shown))], show)
+    if result.is_interrupted:
+        raise KeyboardInterrupt
     if not result.reached:
         raise typer.Exit(NOT_REACHED)

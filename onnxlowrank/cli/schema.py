@@ -21,7 +21,7 @@ Example:
 @app.command(epilog=EXAMPLE)
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="optimize, compare, profile, analyze or sweep.", metavar="COMMAND")
+        str, typer.Argument(help="optimize, compare, profile, analyze, sweep or finetune.", metavar="COMMAND")
     ] = "optimize",
 ) -> None:
     """Print the JSON Schema of a command's JSON; its version is the field 'schema' of both."""

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from onnxlowrank.progress import Advance
 
 _LOG = logging.getLogger(__name__)
 _PREPARATION = "preparation"
+_TELL_EVERY = 30.0
+"""Seconds between lines of how a stage stands."""
 
 _SHARES = {
     _PREPARATION: 0.01,
@@ -24,6 +26,7 @@ _SHARES = {
     "sensitivity": 0.2,
     "plan": 0.33,
     "fit": 0.12,
+    "tune": 0.0,
     "quantise": 0.0,
     "measure": 0.06,
     "compare": 0.04,
@@ -49,6 +52,8 @@ class Stages:
         self._progress, self._by_line = progress, by_line
         self._whole = progress.add_task("in all", total=1.0, left="") if whole else None
         self.seconds: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._told = -_TELL_EVERY
         self._begin = self._since = time.perf_counter()
         self._title = _PREPARATION
 
@@ -59,7 +64,7 @@ class Stages:
         _LOG.info("%s", title)
         if self._by_line:
             print(f"{self._since - self._begin:6.0f} s  {title}", file=sys.stderr, flush=True)
-        task = self._progress.add_task(title, total=total, left="")
+        task = self._tasks[title] = self._progress.add_task(title, total=total, left="")
         self._show(title, 0.0)
         done = 0.0
 
@@ -72,6 +77,15 @@ class Stages:
             self._show(title, done / total if total else 1.0)
 
         return advance
+
+    def tell(self, standing: str) -> None:
+        """Say how the stage that is on stands: beside its bar, in the log, or in a line now and then."""
+        _LOG.info("%s: %s", self._title, standing)
+        self._progress.update(self._tasks[self._title], left=standing)
+        now = time.perf_counter()
+        if self._by_line and now - self._told >= _TELL_EVERY:
+            self._told = now
+            print(f"{now - self._begin:6.0f} s  {self._title}: {standing}", file=sys.stderr, flush=True)
 
     def _show(self, title: str, share: float) -> None:
         """Show how far the whole run is, and what is left if the rest goes on as so far; it never goes back."""

@@ -62,7 +62,7 @@ class _Classes:
 
     def __init__(self, scores: FloatArray, axis: int) -> None:
         self._scores, self._axis = scores, axis
-        self._temperature = _temperature(scores)
+        self._temperature = temperature_of(scores)
 
     def loss(self, after: _Arrays) -> float:
         scores = np.concatenate([class_rows(array, self._axis) for array in after])
@@ -88,7 +88,7 @@ class _Values:
         return difference / self._scale if self._scale else 0.0
 
 
-def _temperature(scores: FloatArray) -> float:
+def temperature_of(scores: FloatArray) -> float:
     """Return the temperature at which a network is no surer of its classes than ``_CONFIDENCE``; 1 where it is not."""
     if confidence(scores) <= _CONFIDENCE or confidence(scores, _HOTTEST) > _CONFIDENCE:
         return 1.0

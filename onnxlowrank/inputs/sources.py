@@ -104,6 +104,19 @@ def _from_npz(path: Path, specs: Sequence[InputSpec], preprocess: Preprocess) ->
     )
 
 
+def holds_images(source: Source, specs: Sequence[InputSpec]) -> bool:
+    """Return whether a source, one that :func:`open_inputs` takes, holds images that are preprocessed."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(os.fspath(source))
+    if os.path.isdir(path):
+        return not onnx_test_sets(path)
+    if not os.path.isfile(path) or path.suffix.lower() != ".npz":
+        return False
+    headers = npz_headers(path)
+    return "images" in headers and not all(spec.name in headers and not _is_pixels(headers, spec) for spec in specs)
+
+
 def _is_pixels(headers: dict[str, Header], spec: InputSpec) -> bool:
     """Return whether the array for ``spec`` holds images to be preprocessed: bytes, for an input that takes others."""
     return spec.name == "images" and headers["images"][1] == np.uint8 != spec.dtype

@@ -73,13 +73,13 @@ class Network:
     int8: Int8 | None = None
 
     def compare(
-        self, model: onnx.ModelProto, chains: Mapping[str, Chain], inputs: Inputs, advance: Advance
+        self, model: onnx.ModelProto, chains: Mapping[str, Chain] | None, inputs: Inputs, advance: Advance
     ) -> Agreement:
         """Return how far the outputs of a rewritten network are from those of the original.
 
         Args:
             model: The network as it is written.
-            chains: What its layers became.
+            chains: What its layers became; None where its weights are no longer those of chains.
             inputs: Sample inputs.
             advance: Told of every feed.
         """
@@ -88,7 +88,9 @@ class Network:
         inside = None
         if tensors:
             exposed = with_only_outputs(self.model, tensors)
-            if self.int8 is None:
+            if chains is None:
+                inside = exposed, with_only_outputs(model, tensors)
+            elif self.int8 is None:
                 inside = exposed, self._written(exposed, chains)
             else:
                 inside = exposed, exposed if model is self.original else with_only_outputs(model, tensors)

@@ -188,7 +188,7 @@ def compare(
     networks, names = [load(one, any_precision=True) for one in models], _names(models)
     specs = input_specs(networks[0])
     for name, network in zip(names[1:], networks[1:], strict=True):
-        _check_same_inputs(specs, input_specs(network), names[0], name)
+        check_same_inputs(specs, input_specs(network), names[0], name)
     used = open_or_synthesise(specs, inputs, shapes or {}, preprocess, _RANDOM_INPUTS, seed)
 
     measures = measures_of(networks[0], used.labels is not None, outputs)
@@ -206,7 +206,7 @@ def compare(
             size = footprint(network, feeds, target)
             runs.append(Run(name, target.provider, target.threads, batch, taken, ratio, size))
     advance = progress.stage("compare", len(used) * (len(networks) - 1))
-    changed = tuple(_compared(networks[0], network, used, measures, advance) for network in networks[1:])
+    changed = tuple(compared(networks[0], network, used, measures, advance) for network in networks[1:])
     merits = () if metric is None else merits_of(metric, networks, used, measures)
     title = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     return Comparison(tuple(facts), tuple(runs), changed, merits, title, used.description, seconds)
@@ -220,7 +220,8 @@ def _names(models: Sequence[str | os.PathLike[str] | onnx.ModelProto]) -> list[s
     return [f"{name} ({i + 1})" if chosen.count(name) > 1 else name for i, name in enumerate(chosen)]
 
 
-def _check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], name: str, other_name: str) -> None:
+def check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], name: str, other_name: str) -> None:
+    """Raise UnsupportedModelError unless two networks take the same inputs."""
     mine, its = ({spec.name: spec for spec in specs} for specs in (one, other))
     for key in {**mine, **its}:
         a, b = mine.get(key), its.get(key)
@@ -254,10 +255,18 @@ def _batch(inputs: Inputs, specs: Sequence[InputSpec], batch: int) -> Feeds:
     return {name: value[:batch] for name, value in many.items()}
 
 
-def _compared(
-    one: onnx.ModelProto, other: onnx.ModelProto, inputs: Inputs, measures: Sequence[Measure], advance: Advance
+def compared(
+    one: onnx.ModelProto,
+    other: onnx.ModelProto,
+    inputs: Inputs,
+    measures: Sequence[Measure],
+    advance: Advance,
+    at_once: int = 1,
 ) -> Agreement:
-    """Return how far the outputs of two networks differ; what decides them is looked at where both have it."""
+    """Return how far the outputs of two networks differ; what decides them is looked at where both have it.
+
+    ``at_once`` is that of :func:`onnxlowrank.evaluate.agreement.compare_outputs`.
+    """
     if are_identical(inputs):
         why = f"all samples of {inputs.description} are the same, which tells nothing; give --inputs"
         advance(len(inputs))
@@ -267,4 +276,4 @@ def _compared(
     both = set.intersection(*written)
     tensors = [measure.tensor for measure in measures if measure.tensor not in outputs and measure.tensor in both]
     inside = (expose(one, tensors), expose(other, tensors)) if tensors else None
-    return compare_outputs(one, other, inputs, advance, measures, inside)
+    return compare_outputs(one, other, inputs, advance, measures, inside, at_once)

@@ -51,6 +51,7 @@ INPUTS_AS_DESTINATIONS = [
     ("profile", "../in/net.onnx", "--inputs", CAL, "--html", CAL),
     ("analyze", "../in/net.onnx", "--calibration", CAL, "--html", CAL),
     ("sweep", "../in/net.onnx", "--calibration", CAL, "--html", CAL),
+    ("finetune", "../in/net.onnx", "../in/net.onnx", CAL, "--data", CAL),
     ("sweep", "../in/net.onnx", "--evaluate", "2x.json", "--folder", ".", "--speedup", "2"),
     ("sweep", "../in/net.onnx", "--folder", ".", "--speedup", "2", "--html", "2x.onnx"),
 ]

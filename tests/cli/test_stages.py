@@ -85,3 +85,13 @@ def test_of_libraries_warnings_alone_are_logged(verbose, shown):
 logging.info("other"); logging.getLogger("onnxlowrank.plan").info("own"); logging.warning("warning")"""
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [line.split()[-1] for line in ended.stderr.splitlines()] == shown
+
+
+def test_how_a_stage_stands_is_told_in_a_line_now_and_then(clock, capfd):
+    shown = Stages(Progress(console=Console(quiet=True), disable=True), by_line=True)
+    shown.stage("tune", 1)
+    for _ in range(7):
+        clock(10)
+        shown.tell("held out 0.5")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["     0 s  tune", *(f"{seconds:6} s  tune: held out 0.5" for seconds in (10, 40, 70))]

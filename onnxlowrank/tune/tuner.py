@@ -1,0 +1,261 @@
+"""Fine-tuning as a whole: from two networks and samples to the optimised one with other weights, never a worse one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxlowrank.errors import NotFiniteError, UnsupportedModelError
+from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.graph.probe import expose
+from onnxlowrank.inputs.specs import Feeds
+from onnxlowrank.measure.sessions import all_threads, open_session, running
+from onnxlowrank.parallel import available_cores
+from onnxlowrank.progress import Progress
+from onnxlowrank.tune.augment import Augmentation
+from onnxlowrank.tune.budget import Budget
+from onnxlowrank.tune.libraries import Torch, torch
+from onnxlowrank.tune.objective import Objective
+from onnxlowrank.tune.options import TuneOptions
+from onnxlowrank.tune.reference import Reference
+from onnxlowrank.tune.samples import Batch, Part, Samples
+from onnxlowrank.tune.split import Split
+from onnxlowrank.tune.student import Student
+from onnxlowrank.tune.terms import hint_names, hint_terms, judged_pair, judged_term, shared_measures
+from onnxlowrank.tune.training import Outcome, Trainer
+from onnxlowrank.tune.tuned import Tuned
+from onnxlowrank.tune.weights import trained_weights
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 64
+"""Samples a step."""
+_LEAST_STEPS = 4
+"""In one pass over the samples."""
+_LOOKED_AT = 256
+"""Samples that terms are scaled by."""
+_JUDGED_ON, _MOST_VIEWS = 500, 4
+"""Samples to judge by, and how often every image held out is among them: once as it is, then changed."""
+_HELD_BYTES = 2**29
+"""Of tensors of the original that are kept; samples beyond that are not looked at, or judged by."""
+_TOLERANCE = 1e-3
+"""Relative error of what PyTorch computes."""
+
+
+def tune(
+    original: ModelProto,
+    optimised: ModelProto,
+    data: Split,
+    measures: Sequence[Measure],
+    labelled: bool,
+    augmentation: Augmentation | None,
+    options: TuneOptions,
+    progress: Progress,
+) -> Tuned:
+    """Return an optimised network, fine-tuned.
+
+    Ctrl-C while it is trained ends that, and what is best so far is returned.
+
+    Args:
+        original: The network it was made of.
+        optimised: The network.
+        data: Sample inputs.
+        measures: How outputs are measured.
+        labelled: Whether labels count.
+        augmentation: How inputs are changed; None leaves them as they are.
+        options: How.
+        progress: Told how far the work is.
+
+    Raises:
+        UnsupportedModelError: PyTorch cannot run the network, or computes something else.
+        NotFiniteError: The original computes what is not finite.
+        OptionError: There is nothing to train.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, available_cores()))
+    try:
+        return _Tuner(original, optimised, data, measures, labelled, augmentation, options).tune(progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Tuner:
+    def __init__(
+        self,
+        original: ModelProto,
+        optimised: ModelProto,
+        data: Split,
+        measures: Sequence[Measure],
+        labelled: bool,
+        augmentation: Augmentation | None,
+        options: TuneOptions,
+    ) -> None:
+        self._optimised, self._options, self._augmentation = optimised, options, augmentation
+        self._samples = (len(data.seen) * data.seen.batch, len(data.held_out) * data.held_out.batch)
+        measures = shared_measures(measures, optimised)
+        judged = [one.tensor for one in measures]
+        self._trained = trained_weights(original, optimised, options.tune, judged)
+        for what in self._trained.stopped_by:
+            _LOG.info("PyTorch is not taught to differentiate %s: weights in front of it stay", what)
+        self._seen = Samples(data.seen, data.joins, augmentation)
+        self._held_out = Samples(data.held_out, data.joins, augmentation)
+        self._size = max(min(_BATCH // data.seen.batch, len(self._seen) // _LEAST_STEPS), 1)
+        self._rng = np.random.default_rng(options.seed)
+
+        pairs = [judged_pair(one, original, optimised) for one in measures]
+        names = hint_names(original, optimised, self._trained, judged)
+        references = list(dict.fromkeys([*(its for _, its in pairs), *names]))
+        reference = Reference(original, references, options.device)
+        size = sum(array.nbytes for array in _arrays(reference.run(data.seen[0])).values())
+        count = max(min(_LOOKED_AT // data.seen.batch, _HELD_BYTES // (2 * size)), 1)
+        some = [int(one) for one in np.unique(np.linspace(0, len(self._seen) - 1, count).astype(int))]
+        parts = list(self._seen.parts(some))
+        found = [_arrays(reference.run(part.feeds)) for part in parts]
+        for name in references:
+            if not all(np.isfinite(one[name]).all() for one in found):
+                raise NotFiniteError(
+                    f"tensor '{name}' of ORIGINAL is not finite on {data.seen.description}, so nothing can be learnt "
+                    "from it; give other inputs"
+                )
+        terms = [
+            judged_term(measure, pair, [one[pair[1]] for one in found])
+            for measure, pair in zip(measures, pairs, strict=True)
+        ]
+        mine = list(_run(expose(optimised, names), names, (part.feeds for part in parts))) if names else []
+        hints = hint_terms(
+            names, [[one[name] for one in found] for name in names], [[one[name] for one in mine] for name in names]
+        )
+        self._objective = Objective(tuple(terms), hints, labelled)
+        self._reference = Reference(original, self._objective.references, options.device)
+        self._student = Student(optimised, self._trained.weights, self._objective.tensors, options.device)
+        self._judged_on = self._views()
+
+    def _views(self) -> list[tuple[Part, dict[str, Torch]]]:
+        """Return the inputs held out, with what the original gives for them.
+
+        Images are also changed, since OPTIMISED may have been fitted to them as they are.
+        """
+        count = 1
+        if self._augmentation is not None:
+            count = min(max(_JUDGED_ON // self._samples[1], 1), _MOST_VIEWS)
+        found: list[tuple[Part, dict[str, Torch]]] = []
+        size = 0
+        for view in range(count):
+            rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
+            for part in self._held_out.parts(range(len(self._held_out)), rng):
+                reference = self._reference.run(part.feeds)
+                size += sum(one.element_size() * one.nelement() for one in reference.values())
+                if found and size > _HELD_BYTES:
+                    break
+                found.append((part, reference))
+        whole = sum(part.share for part, _ in found)
+        return [(replace(part, share=part.share / whole), reference) for part, reference in found]
+
+    def tune(self, progress: Progress) -> Tuned:
+        """Return the network, trained."""
+        self._check_same()
+        options = self._options
+        advance = progress.stage("tune", 1.0)
+
+        def tell(share: float, standing: str) -> None:
+            advance(share)
+            progress.tell(standing)
+
+        trainer = Trainer(self._student, self._loss, self._judge, self._seen.batches(self._size, self._rng), tell)
+        budget = Budget(options.steps, options.minutes)
+        found = trainer.train(budget)
+        model, figures = self._verified(found)
+        hints = tuple(term.tensor for term in self._objective.hints)
+        return Tuned(
+            model,
+            self._trained,
+            figures,
+            found.steps,
+            found.rate,
+            budget.seconds,
+            found.ended,
+            tuple(found.history),
+            hints,
+            self._objective.labelled,
+            () if self._augmentation is None else tuple(sorted(self._augmentation.kinds)),
+            self._samples,
+        )
+
+    def _check_same(self) -> None:
+        """Raise UnsupportedModelError where PyTorch computes something else than onnxruntime."""
+        tensors = self._objective.tensors
+        wanted = _run(expose(self._optimised, tensors), tensors, (part.feeds for part, _ in self._judged_on))
+        for (part, _), expected in zip(self._judged_on, wanted, strict=True):
+            with torch.no_grad():
+                found = _arrays(self._student.run(part.feeds))
+            for name, values in expected.items():
+                error = math.inf
+                if found[name].shape == values.shape:
+                    norm = float(np.linalg.norm(values.astype(np.float64)))
+                    error = float(np.linalg.norm(found[name].astype(np.float64) - values)) / (norm or 1.0)
+                if not error <= _TOLERANCE:
+                    raise UnsupportedModelError(
+                        f"PyTorch computes something else for tensor '{name}' of OPTIMISED than onnxruntime (relative "
+                        f"error {error:.2g}), so it cannot be fine-tuned; please report this with the network"
+                    )
+
+    def _loss(self, batch: Batch) -> float:
+        """Return the loss of a batch; its gradients are added to the parameters'."""
+        total = 0.0
+        for part in self._seen.parts(batch.chosen, np.random.default_rng(batch.seed)):
+            reference = self._reference.run(part.feeds)
+            loss = self._objective.loss(self._student.run(part.feeds), reference, part.labels) * part.share
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _judge(self) -> tuple[float, float]:
+        """Return figure and loss of the network as it is, on the inputs held out."""
+        figure = loss = 0.0
+        with torch.no_grad():
+            for part, its in self._judged_on:
+                mine = self._student.run(part.feeds)
+                figure += part.share * float(self._objective.figure(mine, its, part.labels))
+                loss += part.share * float(self._objective.loss(mine, its, part.labels))
+        return figure, loss
+
+    def _figure(self, compared: Iterable[tuple[Part, dict[str, Torch], dict[str, Torch]]]) -> float:
+        """Return the figure of what a network gives, beside what the original gives."""
+        return sum(part.share * float(self._objective.figure(mine, its, part.labels)) for part, mine, its in compared)
+
+    def _verified(self, found: Outcome) -> tuple[ModelProto, tuple[float, float]]:
+        """Return the network with the best weights if onnxruntime too finds it better, else that which was given."""
+        before = self._run_as_written(self._optimised)
+        if not found.is_better:
+            return self._optimised, (before, before)
+        model = self._student.model(found.best)
+        after = self._run_as_written(model)
+        return (model, (before, after)) if after < before else (self._optimised, (before, before))
+
+    def _run_as_written(self, model: ModelProto) -> float:
+        """Return the figure of a network run by onnxruntime, on the inputs held out."""
+        tensors = self._objective.tensors
+        outputs = _run(expose(model, tensors), tensors, (part.feeds for part, _ in self._judged_on))
+        device = self._options.device
+        given: Any = ({name: torch.from_numpy(value).to(device) for name, value in one.items()} for one in outputs)
+        return self._figure((part, mine, its) for (part, its), mine in zip(self._judged_on, given, strict=True))
+
+
+def _run(model: ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> Iterable[dict[str, NDArray[Any]]]:
+    """Yield what onnxruntime computes, in the order of the feeds."""
+    session = open_session(model, all_threads())
+    names = {value.name for value in session.get_inputs()}
+    for one in feeds:
+        with running(one):
+            found = session.run(list(tensors), {name: one[name] for name in names})
+        yield dict(zip(tensors, found, strict=True))
+
+
+def _arrays(found: dict[str, Torch]) -> dict[str, NDArray[Any]]:
+    return {name: value.detach().cpu().numpy() for name, value in found.items()}
