@@ -43,7 +43,8 @@ class Options:
             planned as such; ranges are those of ``calibration``.
         int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
             processors without VNNI. None takes 8 where this one has it.
-        passes: Names of the methods to choose from; None means all.
+        passes: Names of the methods to choose from, or ``["all"]``; None means the usual ones, without
+            those that are not ``by_default``.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
         ranks: By layer name, settings by hand, or :class:`onnxlowrank.plan.manual_ranks.ManualRank`.

@@ -38,7 +38,7 @@ from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.options import EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
-from onnxlowrank.passes import load_passes
+from onnxlowrank.passes import chosen_passes
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
@@ -162,7 +162,7 @@ def optimize_each(
     start = time.perf_counter()
     kind, where = goals[0].kind, options.target
     options.check()
-    methods = load_passes(options.passes)
+    methods = chosen_passes(options.passes)
 
     original = load(model, dequantize=options.dequantize)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason

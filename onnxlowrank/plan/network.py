@@ -13,6 +13,7 @@ from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
 from onnxlowrank.graph.chain import Chain
+from onnxlowrank.graph.cut_maps import cut_maps
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.probe import with_only_outputs
@@ -125,7 +126,7 @@ class Network:
         return self._written(self.model, chains)
 
     def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
-        return store(fold_gathers(rewrite(model, self.layers, chains)), self.stored_types, self._own)
+        return store(cut_maps(fold_gathers(rewrite(model, self.layers, chains))), self.stored_types, self._own)
 
     @cached_property
     def stored_types(self) -> StoredTypes:

@@ -286,7 +286,7 @@ def test_a_kernel_of_few_colours_is_recovered() -> None:
     assert error(fit_alone(case, method, (3,)).dense_kernel(), case.layer.weight) > 0.1
 
 
-SIZES = {"bicluster_svd": (40, 36)}
+SIZES = {"bicluster_svd": (40, 36), "channel_prune": (28, 20)}
 CLUSTERS = ("G", "H", "C'")
 """Ranks that count clusters are not maps and need no alignment."""
 
