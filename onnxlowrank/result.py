@@ -191,8 +191,11 @@ def result_of(
     """
     layers, (before, after) = network.layers, network.layer_times(network.model, fitted.model)
     times = {name: (before[name], after[name]) for name in before}
+    counted = network.counted(fitted.chains)
     order = {node.name: position for position, node in enumerate(network.model.graph.node)}
-    reports = [(order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times)) for layer in layers]
+    reports = [
+        (order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times, counted)) for layer in layers
+    ]
     reports += [(order[one.place], _report_kept(one)) for one in network.kept]
     return Result(
         model=fitted.model,
@@ -202,7 +205,7 @@ def result_of(
         macs_speedup=macs_speedup(network, fitted),
         layers=tuple(report for _, report in sorted(reports, key=lambda one: one[0])),
         before=_report_model(network, network.original, {}, fitted.before),
-        after=_report_model(network, fitted.model, fitted.chains, fitted.after),
+        after=_report_model(network, fitted.model, counted, fitted.after),
         agreement=agreement,
         provider=network.target.provider,
         threads=network.target.threads,
@@ -221,9 +224,10 @@ def _report_layer(
     network: Network,
     reasons: Mapping[str, str],
     milliseconds: Mapping[str, tuple[float, float]],
+    counted: Mapping[str, Chain],
 ) -> LayerReport:
     """Return the report of one layer."""
-    candidate, chain = fitted.plan[layer.name], fitted.chains.get(layer.name)
+    candidate, chain = fitted.plan[layer.name], counted.get(layer.name)
     kept, kept_because = candidate.method == KEEP, ""
     if kept:
         kept_because = reasons.get(layer.name) or fitted.kept_because(layer.name)

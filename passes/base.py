@@ -153,6 +153,7 @@ class Pass(ABC):
         rank_names: What the entries of a setting are called.
         rough_energy: Whether the energies of its candidates are rough: drafts have to tell how far off they are.
         uses_metric: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
+        chooses_maps: Whether its chains read only some of the input maps.
         by_default: Whether it is among the passes to choose from where none are named.
     """
 
@@ -161,6 +162,7 @@ class Pass(ABC):
     rank_names: ClassVar[tuple[str, ...]]
     rough_energy: ClassVar[bool] = False
     uses_metric: ClassVar[bool] = False
+    chooses_maps: ClassVar[bool] = False
     by_default: ClassVar[bool] = True
 
     @abstractmethod

@@ -43,6 +43,7 @@ class ChannelPrune(Pass):
     ops = ("Conv", "ConvTranspose")
     rank_names: ClassVar[tuple[str, ...]] = ("C'",)
     uses_metric = True
+    chooses_maps = True
     by_default = False
 
     def refusal(self, layer: Layer) -> str | None:

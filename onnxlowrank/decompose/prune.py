@@ -11,8 +11,9 @@ and ``V`` their weights, the loss of a map ``B`` and what becomes of the others 
     tr V_B P_BB^-1 V_B',    V - V_B P_BB^-1 P_B,    P - P_B' P_BB^-1 P_B
 
 so losses add up, all numbers of kept maps come from one elimination, and no least-squares problem is solved anew. He et
-al. choose by a LASSO on one factor a map, which keeps the old weights while it chooses, and loses more. Where the covariance is separable, ``inputs x taps``, the taps only weigh the kernel, and maps
-are chosen and weights found as for a kernel of one tap.
+al. choose by a LASSO on one factor a map, which keeps the old weights while it chooses, and loses more. Where the
+covariance is separable, ``inputs x taps``, the taps only weigh the kernel, and maps are chosen and weights found as for
+a kernel of one tap.
 """
 
 from __future__ import annotations

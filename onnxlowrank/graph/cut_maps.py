@@ -68,7 +68,9 @@ class _Cut:
         self._stay: dict[str, Mask] = {}
         self._grown = True
         written = [name for _, node in self._nodes for name in node.output if name]
-        given = {name for _, node in self._nodes for name in reads(node) if editor.read(name) is None}.difference(written)
+        given = {name for _, node in self._nodes for name in reads(node) if editor.read(name) is None}.difference(
+            written
+        )
         for name in (*written, *given):
             try:
                 self._stay[name] = np.full(editor.maps(name), name in given)
