@@ -6,8 +6,8 @@ Algebra. Of the ``C`` input maps ``C'`` are kept, so that the response ``y = W x
 
 He et al. choose ``K`` by a LASSO and find ``V`` by least squares. Here both come from the covariance of the input
 patches: maps are taken away one by one, each time the one that the others replace best, all with the exact loss
-(:mod:`onnxlowrank.decompose.prune`). Then ``V`` and ``b'`` are fitted to the true responses on what the rewritten prefix
-gives, through the activation (:func:`onnxlowrank.passes.base.refit_last`), as the last link of every pass is.
+(:mod:`onnxlowrank.decompose.prune`). Then ``V`` and ``b'`` are fitted to the true responses on what the rewritten
+prefix gives, through the activation (:func:`onnxlowrank.passes.base.refit_last`), as the last link of every pass is.
 
 Subgraph:    Gather(C' of the maps) -> Conv(k x k, F, the layer's strides, pads, dilations, bias)
 MACs:        C' F k^2 per output position, against C F k^2

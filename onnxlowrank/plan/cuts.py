@@ -56,7 +56,7 @@ class Cuts:
         return sum(counted[layer.name].macs_in(layer) if layer.name in counted else layer.macs for layer in of)
 
     def cost(self, plan: Plan | None) -> Cost:
-        """Return the multiply-accumulates of candidates, less what they save in the layers in front as ``plan`` has them.
+        """Return what candidates cost, less what they save in the layers in front as ``plan`` has them.
 
         Without a plan these are the layers themselves.
         """

@@ -33,7 +33,7 @@ def separable(seed: int, filters: int, maps: int, taps: int) -> tuple[np.ndarray
 
 def lost_without(kernel: np.ndarray, kept: tuple[int, ...], metric: Metric) -> float:
     """Return what the best kernel on ``kept`` loses, by a least-squares problem solved from scratch in float64."""
-    filters, maps, taps = kernel.shape
+    filters, _, taps = kernel.shape
     covariance = np.kron(metric.inputs, metric.taps) if metric.covariance is None else metric.covariance
     root = np.linalg.cholesky(covariance).T  # rows are samples of just that covariance
     columns = (np.array(kept, int)[:, None] * taps + np.arange(taps)).ravel()

@@ -86,8 +86,8 @@ def assert_cuts(model: ModelProto) -> ModelProto:
 def network(text: str, outputs: str = "y") -> ModelProto:
     """Return the network ``x -> text -> outputs``, on an image of four maps."""
     constants = {
-        "wa": normal(RNG, 6, 4, 3, 3), "ba": normal(RNG, 6), "wd": normal(RNG, 6, 4, 1, 1), "w": normal(RNG, 4, 6, 1, 1),
-        "k": normal(RNG, 4, 6, 3, 3), "w10": normal(RNG, 4, 10, 1, 1), "w12": normal(RNG, 4, 12, 1, 1),
+        "wa": normal(RNG, 6, 4, 3, 3), "ba": normal(RNG, 6), "wd": normal(RNG, 6, 4, 1, 1),
+        "w": normal(RNG, 4, 6, 1, 1), "k": normal(RNG, 4, 6, 3, 3), "w10": normal(RNG, 4, 10, 1, 1), "w12": normal(RNG, 4, 12, 1, 1),
         "v": normal(RNG, 6), "c": normal(RNG, 6, 1, 1), "positive": RNG.uniform(0.5, 2, 6).astype(np.float32),
         "dw": normal(RNG, 6, 1, 3, 3), "half": normal(RNG, 6, 3, 1, 1), "t": normal(RNG, 4, 6, 2, 2),
         "m": normal(RNG, 3, 6), "w4": normal(RNG, 6, 4, 1, 1),
@@ -152,7 +152,7 @@ STAY = {
     "another layer reads it": ("a = Conv <pads> (x, wa, ba)  y = Conv (a, w)  z = Conv <pads> (a, k)", "y z"),
     "an output": ("a = Conv <pads> (x, wa, ba)  y = Conv (a, w)", "y a"),
     "a residual sum lives on": (
-        "s = Conv (x, wd)  a = Conv <pads> (x, wa, ba)  f = Add (a, s)  r = Relu (f)  y = Conv (r, w)  z = Identity (r)",
+        "s = Conv (x, wd)  a = Conv <pads> (x, wa, ba)  f = Add (a, s)  y = Conv (f, w)  z = Identity (f)",
         "y z",
     ),
     "maps are mixed": ("a = Conv <pads> (x, wa, ba)  b = LRN <size = 3> (a)  y = Conv (b, w)", "y"),
