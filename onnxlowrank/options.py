@@ -19,6 +19,7 @@ from onnxlowrank.plan.manual_ranks import Ranks
 from onnxlowrank.plan.selection import Select
 
 EXACT = "exact"
+BLOCKS = "blocks"
 SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
 
 
@@ -58,6 +59,8 @@ class Options:
             through the ``finetune`` extra).
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
+        tune: ``blocks`` fits all layers again once all are there, kept ones among them, see
+            :mod:`onnxlowrank.fit.tune`; None doesn't.
         seed: Of the sampled positions and the synthetic images.
     """
 
@@ -80,6 +83,7 @@ class Options:
     kernel_metric: str = "data"
     nonlinear: bool = True
     asymmetric: bool = True
+    tune: str | None = None
     seed: int = 0
 
     @property
@@ -105,6 +109,8 @@ class Options:
             raise OptionError(f"--selection {self.selection} is unknown; choose from {', '.join(SELECTIONS)}")
         if self.kernel_metric not in METRICS:
             raise OptionError(f"--kernel-metric {self.kernel_metric} is unknown; choose from {', '.join(METRICS)}")
+        if self.tune not in (None, BLOCKS):
+            raise OptionError(f"--tune {self.tune} is unknown; {BLOCKS} is what there is")
         check_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")

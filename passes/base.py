@@ -245,13 +245,14 @@ def placeholder(*shape: int) -> FloatArray:
     return np.broadcast_to(np.float32(1 / fan_in), shape)
 
 
-def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
+def refit_last(chain: Chain, samples: Samples, nonlinear: bool, ridge: float = 1e-2) -> Chain:
     """Return the chain with its last link and its bias regressed on what that link sees, group by group.
 
     Args:
         chain: A draft; a small ridge draws to its last link.
         samples: Features ``[n, C * taps]``: the maps of the link before, or their patches.
         nonlinear: Whether the activation is taken into account.
+        ridge: Its weight, see :func:`onnxlowrank.decompose.regression.fit_low_rank`.
     """
     last = chain.steps[-1]
     weight, bias = np.zeros_like(last.weight), np.zeros(len(last.given), np.float32)
@@ -264,7 +265,7 @@ def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
         columns = (taken[:, None] * taps + np.arange(taps)).ravel()
         part = samples if last.group == 1 else samples.part(columns, outputs)
         prior = last.weight[rows].reshape(len(rows), -1).T.astype(np.float64)
-        fitted = fit_low_rank(part, len(rows), prior=prior, nonlinear=nonlinear)
+        fitted = fit_low_rank(part, len(rows), prior=prior, ridge=ridge, nonlinear=nonlinear)
         weight[rows] = (fitted.left @ fitted.right.T).reshape(len(rows), *last.weight.shape[1:])
         bias[outputs] = fitted.bias
     return Chain((*chain.steps[:-1], replace(last, weight=weight)), bias)

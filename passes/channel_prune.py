@@ -66,10 +66,8 @@ class ChannelPrune(Pass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes; the maps are evenly spread."""
         maps, (count,) = layer.weight.shape[1], setting
-        spread = np.floor((np.arange(count) + 0.5) * maps / count).astype(np.intp)
-        return _chain(
-            layer, placeholder(layer.outputs, count, *layer.kernel), [spread] * layer.group, placeholder(layer.outputs)
-        )
+        weight, chosen = placeholder(layer.outputs, count, *layer.kernel), [evenly_spread(count, maps)] * layer.group
+        return _chain(layer, weight, chosen, placeholder(layer.outputs))
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the maps that go last and the best kernel on them, by the covariance of the patches."""
@@ -79,6 +77,11 @@ class ChannelPrune(Pass):
             kernels.append(without_others(kernel, chosen[-1], metric))
         weight = np.concatenate(kernels).astype(np.float32).reshape(layer.outputs, setting[0], *layer.kernel)
         return draft_of(layer, _chain(layer, weight, chosen, layer.bias))
+
+
+def evenly_spread(count: int, maps: int) -> IntArray:
+    """Return so many of the maps."""
+    return np.floor((np.arange(count) + 0.5) * maps / count).astype(np.intp)
 
 
 def _on_all_maps(layer: Layer) -> FloatArray:

@@ -125,6 +125,13 @@ def optimize(
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Fit every layer on the original network's features.")
     ] = False,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help="blocks: fit all layers again once all are there, kept ones among them; takes about as long as two "
+            "more fits, and never comes out worse on calibration inputs held out for it."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH", readable=False)
@@ -166,6 +173,7 @@ def optimize(
             kernel_metric=kernel_metric,
             nonlinear=not linear,
             asymmetric=not symmetric,
+            tune=tune,
             seed=seed,
             progress=progress,
         )

@@ -33,7 +33,7 @@ Int8Weights = Annotated[
 Passes = Annotated[
     str | None,
     typer.Option(
-        help=f"Methods to choose from: {', '.join(pass_names())}; all for every one. By default all but channel_prune."
+        help=f"Methods to choose from: {', '.join(pass_names())}; all for every one. By default all that do not prune."
     ),
 ]
 Provider = Annotated[

@@ -87,7 +87,8 @@ def network(text: str, outputs: str = "y") -> ModelProto:
     """Return the network ``x -> text -> outputs``, on an image of four maps."""
     constants = {
         "wa": normal(RNG, 6, 4, 3, 3), "ba": normal(RNG, 6), "wd": normal(RNG, 6, 4, 1, 1),
-        "w": normal(RNG, 4, 6, 1, 1), "k": normal(RNG, 4, 6, 3, 3), "w10": normal(RNG, 4, 10, 1, 1), "w12": normal(RNG, 4, 12, 1, 1),
+        "w": normal(RNG, 4, 6, 1, 1), "k": normal(RNG, 4, 6, 3, 3),
+        "w10": normal(RNG, 4, 10, 1, 1), "w12": normal(RNG, 4, 12, 1, 1),
         "v": normal(RNG, 6), "c": normal(RNG, 6, 1, 1), "positive": RNG.uniform(0.5, 2, 6).astype(np.float32),
         "dw": normal(RNG, 6, 1, 3, 3), "half": normal(RNG, 6, 3, 1, 1), "t": normal(RNG, 4, 6, 2, 2),
         "m": normal(RNG, 3, 6), "w4": normal(RNG, 6, 4, 1, 1),

@@ -337,8 +337,9 @@ def test_candidates(method: Pass, block: int) -> None:
                 assert one.energy <= other.energy + 1e-9
 
 
-TOO_CAREFUL = {"outer_product": 0.3, "cp": 0.3, "bicluster_outer": 0.3}
-"""How much more than predicted these may keep: terms improve together, the prediction takes them one by one."""
+TOO_CAREFUL = {"outer_product": 0.3, "cp": 0.3, "bicluster_outer": 0.3, "pruned_asymmetric3d": 0.2}
+"""How much more than predicted these may keep: terms, or reductions, improve together, the prediction takes them one by
+one."""
 
 
 @every_pass
