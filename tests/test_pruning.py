@@ -153,6 +153,27 @@ def test_a_goal_of_time():
     assert result.after.macs == counted(result.model)
 
 
+@pytest.mark.parametrize("network", [plain, branching])
+def test_int8(network):
+    model, x = network(), images(24)
+    feeds = [{"x": one[None]} for one in x]
+    result = optimize(model, speedup=1.3, target="macs", passes=["channel_prune"], calibration=feeds, precision="int8")
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.reached
+    assert "channel_prune" in [layer.method for layer in result.layers]
+    assert result.after.macs < result.before.macs / 1.3
+    assert error(run(result.model, x=x)[0], run(model, x=x)[0]) < 0.8
+
+
+def test_pruned_and_taken_apart():
+    model, passes = branching(), ["pruned_asymmetric3d"]
+    result = optimize(model, speedup=2, target="macs", passes=passes, calibration=images(24), tune="blocks")
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.reached
+    assert result.after.macs == counted(result.model)
+    assert "pruned_asymmetric3d" in [layer.method for layer in result.layers]
+
+
 def test_it_is_chosen_by_name_or_with_all():
     assert "channel_prune" not in [one.name for one in chosen_passes(None)]
     assert "channel_prune" in [one.name for one in chosen_passes(["all"])]

@@ -46,7 +46,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, output: str, *options: str) -> subprocess.CompletedProcess[str]:
-    given = ["--target", "macs", "--speedup", "1.1", "--rank", "n_a=channel:8", "--calibration", "data.npz", "--evaluate", "new.npz"]
+    given = [
+        "--target",
+        "macs",
+        "--speedup",
+        "1.1",
+        "--rank",
+        "n_a=channel:8",
+        "--calibration",
+        "data.npz",
+        "--evaluate",
+        "new.npz",
+    ]
     more = ["--passes", "channel,spatial", "--report", f"{output}.json", *options]
     command = [sys.executable, "-m", "onnxlowrank", "optimize", "net.onnx", output, *given, *more]
     wide = {**os.environ, "COLUMNS": "160"}

@@ -149,6 +149,14 @@ def test_two_readers_leave_what_either_reads() -> None:
     assert gathers(cut) == [[0, 1], [1, 2]]
 
 
+def test_nodes_that_share_weights_still_do() -> None:
+    text = "a = Conv <pads> (x, wa, ba)  n = Neg (x)  b = Conv <pads> (n, wa, ba)  y = Conv (a, w)  z = Conv (b, w)"
+    model = written(network(text, "y z"), {"y": [0, 3, 5]})
+    cut = assert_cuts(model)
+    assert (filters(cut)["n_a"], filters(cut)["n_b"]) == (3, 3)
+    assert len(cut.graph.initializer) == 4
+
+
 STAY = {
     "another layer reads it": ("a = Conv <pads> (x, wa, ba)  y = Conv (a, w)  z = Conv <pads> (a, k)", "y z"),
     "an output": ("a = Conv <pads> (x, wa, ba)  y = Conv (a, w)", "y a"),
