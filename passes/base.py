@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,12 +50,14 @@ class Statistics:
         data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
             predicted and checked with it. Given if a pass uses it.
         metric: The metric to decompose the kernel under, likewise.
+        memo: What passes found out with all this and would find out again, by any name of theirs.
     """
 
     moments: Mapping[str, Moments]
     unseen: Moments | None = None
     data: Metric = NO_METRIC
     metric: Metric = NO_METRIC
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def response_energy(self) -> Float64Array:

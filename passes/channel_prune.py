@@ -30,7 +30,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxlowrank.decompose.metric import Metric
-from onnxlowrank.decompose.prune import eliminate, without_others
+from onnxlowrank.decompose.prune import Elimination, eliminate, without_others
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.passes.base import Candidate, Draft, Pass, Setting, Statistics, draft_of, placeholder
@@ -55,7 +55,7 @@ class ChannelPrune(Pass):
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``C'`` with what the kept maps tell of the response."""
         whole = statistics.data.norm2(_on_all_maps(layer))
-        lost = sum(eliminate(kernel, metric).lost for kernel, metric in _groups(layer, statistics))
+        lost = sum(one.lost for one in eliminations(layer, statistics))
         energy = np.ones(layer.weight.shape[1] + 1) - (lost / whole if whole > 0 else 0.0)
         yield from self.by_rank(layer, np.clip(energy, 1e-9, 1.0), block)
 
@@ -72,11 +72,21 @@ class ChannelPrune(Pass):
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the maps that go last and the best kernel on them, by the covariance of the patches."""
         chosen, kernels = [], []
-        for kernel, metric in _groups(layer, statistics):
-            chosen.append(eliminate(kernel, metric, setting[0]).kept(setting[0]))
+        found = eliminations(layer, statistics)
+        for one, (kernel, metric) in zip(found, _groups(layer, statistics), strict=True):
+            chosen.append(one.kept(setting[0]))
             kernels.append(without_others(kernel, chosen[-1], metric))
         weight = np.concatenate(kernels).astype(np.float32).reshape(layer.outputs, setting[0], *layer.kernel)
         return draft_of(layer, _chain(layer, weight, chosen, layer.bias))
+
+
+def eliminations(layer: Layer, statistics: Statistics) -> tuple[Elimination, ...]:
+    """Return for every group its input maps in the order in which they are missed least; that is found once."""
+    known: tuple[Elimination, ...] | None = statistics.memo.get("eliminations")
+    if known is None:
+        known = tuple(eliminate(kernel, metric) for kernel, metric in _groups(layer, statistics))
+        statistics.memo["eliminations"] = known
+    return known
 
 
 def evenly_spread(count: int, maps: int) -> IntArray:

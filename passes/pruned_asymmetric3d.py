@@ -25,13 +25,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxlowrank.decompose.prune import eliminate, without_others
+from onnxlowrank.decompose.prune import without_others
 from onnxlowrank.decompose.regression import Samples
 from onnxlowrank.graph.chain import Chain, IntArray
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D
 from onnxlowrank.passes.base import Candidate, Draft, Features, Setting, Statistics
-from onnxlowrank.passes.channel_prune import evenly_spread
+from onnxlowrank.passes.channel_prune import eliminations, evenly_spread
 from onnxlowrank.passes.spatial import COLUMNS
 
 _SHARES = (0.5, 0.625, 0.75, 0.875)
@@ -50,7 +50,8 @@ class PrunedAsymmetric3D(Asymmetric3D):
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield the aligned ``(d'', d')`` of the unpruned layer on a few aligned numbers of input maps each."""
         whole = statistics.data.norm2(layer.folded)
-        lost = eliminate(layer.folded, statistics.data).lost / whole if whole > 0 else np.zeros(layer.inputs + 1)
+        (elimination,) = eliminations(layer, statistics)
+        lost = elimination.lost / whole if whole > 0 else np.zeros(layer.inputs + 1)
         counts = {max(round(share * layer.inputs / block) * block, block) for share in _SHARES}
         for inner in Asymmetric3D().candidates(layer, statistics, block):
             for count in sorted(counts):
@@ -70,7 +71,8 @@ class PrunedAsymmetric3D(Asymmetric3D):
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the decomposition of the best kernel on the kept maps."""
-        kept = eliminate(layer.folded, statistics.data, setting[0]).kept(setting[0])
+        (elimination,) = eliminations(layer, statistics)
+        kept = elimination.kept(setting[0])
         weight = without_others(layer.folded, kept, statistics.data)
         narrow = replace(layer, weight=weight.astype(np.float32).reshape(layer.outputs, len(kept), *layer.kernel))
         columns = (kept[:, None] * layer.kernel[0] + np.arange(layer.kernel[0])).ravel()

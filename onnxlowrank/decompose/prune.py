@@ -35,9 +35,8 @@ class Elimination:
     """Input maps in the order in which they go.
 
     Attributes:
-        order: The maps, that which goes first in front ``[C]``; the last ones, that all stay, in any order.
-        lost: What the responses lose with so many maps left, ``[C + 1]``: ``lost[C]`` is 0. Infinite where that was not
-            asked for.
+        order: The maps, that which goes first in front ``[C]``.
+        lost: What the responses lose with so many maps left, ``[C + 1]``: ``lost[C]`` is 0.
     """
 
     order: IntArray
@@ -48,20 +47,18 @@ class Elimination:
         return np.sort(self.order[len(self.order) - count :])
 
 
-def eliminate(kernel: NDArray[np.floating], metric: Metric, least: int = 0) -> Elimination:
+def eliminate(kernel: NDArray[np.floating], metric: Metric) -> Elimination:
     """Return the input maps of ``kernel [F, C, T]`` in the order in which they are missed least.
 
     Args:
         kernel: Of a layer, or of one of its groups.
         metric: Of the errors of its responses, with a covariance or separable; all outputs count alike.
-        least: Maps that stay.
     """
     weight, covariance, taps = _problem(kernel, metric)
     maps = kernel.shape[1]
-    left, lost = np.arange(maps), np.full(maps + 1, np.inf)
+    left, lost = np.arange(maps), np.zeros(maps + 1)
     inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(covariance, lower=True), np.eye(len(covariance)))
-    lost[maps] = 0.0
-    for count in range(maps, least, -1):  # the maps that are left are the first ones of all arrays
+    for count in range(maps, 0, -1):  # the maps that are left are the first ones of all arrays
         blocks = inverse.reshape(maps, taps, maps, taps)[np.arange(count), :, np.arange(count)]
         parts = weight[:, : count * taps].reshape(len(weight), count, taps).transpose(1, 2, 0)
         cost = np.trace(np.linalg.solve(blocks, parts @ parts.transpose(0, 2, 1)), axis1=1, axis2=2)

@@ -40,7 +40,7 @@ Judge = Callable[[Mapping[str, Chain]], float]
 """Tells how far the outputs of the network with some chains are from those of the original, on inputs held out."""
 
 SWEEPS = 2
-_RIDGES = (1e-2, 1e-1)
+_RIDGES = (1e-3, 1e-1)
 """How strongly weights are drawn to what they were, see :func:`onnxlowrank.decompose.regression.fit_low_rank`."""
 _WAYS = (0.5, 1.0)
 """How far they go."""

@@ -98,14 +98,6 @@ def test_choices_are_near_the_best_and_nearer_than_those_of_the_lasso() -> None:
     assert np.mean(excess) < 0.5 * np.mean(by_lasso)
 
 
-def test_elimination_that_stops_keeps_the_same_maps() -> None:
-    kernel, metric = problem(5, 4, 7, 2)
-    whole, part = eliminate(kernel, metric), eliminate(kernel, metric, 3)
-    assert list(part.kept(3)) == list(whole.kept(3))
-    assert list(part.lost[3:]) == list(whole.lost[3:])
-    assert np.isinf(part.lost[:3]).all()
-
-
 def test_white_inputs_keep_the_largest_maps() -> None:
     kernel = np.random.default_rng(1).standard_normal((5, 7, 3)) * np.arange(1, 8)[:, None]
     found = eliminate(kernel, frobenius(5, 7, 3))
