@@ -128,8 +128,8 @@ def optimize(
     tune: Annotated[
         str | None,
         typer.Option(
-            help="blocks: fit all layers again once all are there, kept ones among them; takes about as long as two "
-            "more fits, and never comes out worse on calibration inputs held out for it."
+            help="blocks: fit all layers again once all are there, kept ones among them; takes several times as long "
+            "as the fit, and never comes out worse on calibration inputs held out for it."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
