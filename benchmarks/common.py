@@ -34,7 +34,7 @@ from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.passes import load_passes
+from onnxlowrank.passes import chosen_passes
 from onnxlowrank.passes.base import Candidate
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.candidates import find_candidates
@@ -183,7 +183,7 @@ def prepare(args: argparse.Namespace, store: RowStore) -> Prepared:
     threadpool_limits(1, "blas")  # as the pipeline does
     loaded = load_network(args)
     layers, inputs = loaded.layers, loaded.inputs
-    applicable, _ = applicable_passes(layers, load_passes(), (), (), conv_only=False)
+    applicable, _ = applicable_passes(layers, chosen_passes(None), (), (), conv_only=False)
     stacked = stacked_inputs(loaded.original, inputs)
     about = Calibration(loaded.model, layers, applicable, stacked, store, held_out=hold_out(layers, stacked))
     drafts = Drafts(applicable, collect_statistics(about, Silent()))

@@ -20,6 +20,7 @@ from onnxlowrank.plan.selection import Select
 from onnxlowrank.tune.options import TuneOptions
 
 EXACT = "exact"
+BLOCKS = "blocks"
 SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
 
 
@@ -44,7 +45,8 @@ class Options:
             planned as such; ranges are those of ``calibration``.
         int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
             processors without VNNI. None takes 8 where this one has it.
-        passes: Names of the methods to choose from; None means all.
+        passes: Names of the methods to choose from, or ``["all"]``; None means the usual ones, without
+            those that are not ``by_default``.
         only: Patterns (``*`` and ``?``) of the layers to consider; empty means all.
         exclude: Patterns of layers to keep.
         ranks: By layer name, settings by hand, or :class:`onnxlowrank.plan.manual_ranks.ManualRank`.
@@ -58,6 +60,8 @@ class Options:
             through the ``finetune`` extra).
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
+        tune: ``blocks`` fits all layers again once all are there, kept ones among them, see
+            :mod:`onnxlowrank.fit.tune`; None doesn't.
         seed: Of the sampled positions and the synthetic images.
         finetune: For how many minutes the network that was found is trained, end to end, on ``calibration`` (through
             the ``finetune`` extra); None trains nothing.
@@ -82,6 +86,7 @@ class Options:
     kernel_metric: str = "data"
     nonlinear: bool = True
     asymmetric: bool = True
+    tune: str | None = None
     seed: int = 0
     finetune: float | None = None
 
@@ -108,6 +113,8 @@ class Options:
             raise OptionError(f"--selection {self.selection} is unknown; choose from {', '.join(SELECTIONS)}")
         if self.kernel_metric not in METRICS:
             raise OptionError(f"--kernel-metric {self.kernel_metric} is unknown; choose from {', '.join(METRICS)}")
+        if self.tune not in (None, BLOCKS):
+            raise OptionError(f"--tune {self.tune} is unknown; {BLOCKS} is what there is")
         check_metric(self.metric)
         if self.seed < 0:
             raise OptionError(f"--seed {self.seed} makes no sense; give 0 or more")

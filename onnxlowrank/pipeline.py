@@ -21,6 +21,7 @@ from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
+from onnxlowrank.fit.tune import Tuner
 from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, INT8, MAX_DROP, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
@@ -39,14 +40,15 @@ from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.sessions import all_threads, open_session, running
-from onnxlowrank.options import EXACT, SELECTIONS, Options
+from onnxlowrank.options import BLOCKS, EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
-from onnxlowrank.passes import load_passes
+from onnxlowrank.passes import chosen_passes
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
+from onnxlowrank.plan.held_out_loss import HeldOutLoss
 from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.network import INT8_SUBJECT, Network
@@ -94,6 +96,7 @@ def optimize(
     kernel_metric: str = "data",
     nonlinear: bool = True,
     asymmetric: bool = True,
+    tune: str | None = None,
     seed: int = 0,
     finetune: float | None = None,
     progress: Progress | None = None,
@@ -145,6 +148,7 @@ def optimize(
         kernel_metric=str(metric) if metric in METRICS else kernel_metric,
         nonlinear=nonlinear,
         asymmetric=asymmetric,
+        tune=tune,
         seed=seed,
         finetune=finetune,
     )
@@ -184,7 +188,7 @@ def optimize_each(
     start = time.perf_counter()
     kind, where = goals[0].kind, options.target
     options.check()
-    methods = load_passes(options.passes)
+    methods = chosen_passes(options.passes)
 
     original = load(model, dequantize=options.dequantize)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
@@ -255,7 +259,11 @@ def optimize_each(
             int8,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
-        builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)
+        tuner = None
+        if options.tune == BLOCKS and calibration.held_out:
+            tuner = Tuner(calibration, HeldOutLoss(calibration, measures), options.nonlinear)
+        select = SELECTIONS[options.selection]
+        builder = NetworkBuilder(network, candidates, losses, select, fitter, progress, tuner)
         alone, int8_alone = builder.int8_alone(), None
         if alone is not None:
             differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))

@@ -193,8 +193,11 @@ def result_of(
     """
     layers, (before, after) = network.layers, network.layer_times(network.folded, fitted.model)
     times = {name: (before[name], after[name]) for name in before if before[name]}  # others left no node of their own
+    counted = network.counted(fitted.chains)
     order = {node.name: position for position, node in enumerate(network.model.graph.node)}
-    reports = [(order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times)) for layer in layers]
+    reports = [
+        (order[layer.nodes[0]], _report_layer(layer, fitted, network, reasons, times, counted)) for layer in layers
+    ]
     reports += [(order[one.place], _report_kept(one)) for one in network.kept]
     return Result(
         model=fitted.model,
@@ -204,7 +207,7 @@ def result_of(
         macs_speedup=macs_speedup(network, fitted),
         layers=tuple(report for _, report in sorted(reports, key=lambda one: one[0])),
         before=_report_model(network, network.original, {}, fitted.before),
-        after=_report_model(network, fitted.model, fitted.chains, fitted.after),
+        after=_report_model(network, fitted.model, counted, fitted.after),
         agreement=agreement,
         provider=network.target.provider,
         threads=network.target.threads,
@@ -223,9 +226,10 @@ def _report_layer(
     network: Network,
     reasons: Mapping[str, str],
     milliseconds: Mapping[str, tuple[float, float]],
+    counted: Mapping[str, Chain],
 ) -> LayerReport:
     """Return the report of one layer."""
-    candidate, chain = fitted.plan[layer.name], fitted.chains.get(layer.name)
+    candidate, chain = fitted.plan[layer.name], counted.get(layer.name)
     kept, kept_because = candidate.method == KEEP, ""
     if kept:
         kept_because = reasons.get(layer.name) or fitted.kept_because(layer.name)

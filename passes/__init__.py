@@ -14,6 +14,8 @@ from onnxlowrank.errors import OptionError, UserFunctionError
 from onnxlowrank.passes.base import Pass
 
 GROUP = "onnxlowrank.passes"
+ALL = "all"
+"""In place of names: every registered pass."""
 
 
 def pass_names() -> list[str]:
@@ -33,6 +35,17 @@ def load_passes(names: Sequence[str] | None = None) -> tuple[Pass, ...]:
         if name not in registered:
             raise OptionError(f"there is no pass {name!r}; choose from {', '.join(sorted(registered))}")
     return tuple(_loaded(registered[name]) for name in chosen)
+
+
+def chosen_passes(names: Sequence[str] | None) -> tuple[Pass, ...]:
+    """Return the passes to choose from: those named, all there are for ``all``, and where none are named the usual.
+
+    Raises:
+        OptionError: If a name is not registered.
+    """
+    if names is None:
+        return tuple(one for one in load_passes() if one.by_default)
+    return load_passes(None if list(names) == [ALL] else names)
 
 
 def _loaded(entry: EntryPoint) -> Pass:

@@ -19,6 +19,7 @@ Parameters:  d'' c kh + d' d'' kw + d d' + d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Asymmetric3D(Spatial):
     """Three convolutions, one a dimension; what it refuses and what it samples are the spatial pass's."""
 
     name = "asymmetric3d"
-    rank_names = ("d''", "d'")
+    rank_names: ClassVar[tuple[str, ...]] = ("d''", "d'")
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``(d'', d')``; what either reduction keeps is taken as independent of the other.

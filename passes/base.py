@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from onnxlowrank.decompose.metric import Metric, frobenius
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
 from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes, shares
-from onnxlowrank.graph.chain import Chain, Step, Window
+from onnxlowrank.graph.chain import Chain, Step, Window, as_chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 
 KEEP = "keep"
@@ -50,12 +50,14 @@ class Statistics:
         data: The metric under which an error of its kernel ``[F, C, taps]`` is the error of the response: energies are
             predicted and checked with it. Given if a pass uses it.
         metric: The metric to decompose the kernel under, likewise.
+        memo: What passes found out with all this and would find out again, by any name of theirs.
     """
 
     moments: Mapping[str, Moments]
     unseen: Moments | None = None
     data: Metric = NO_METRIC
     metric: Metric = NO_METRIC
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def response_energy(self) -> Float64Array:
@@ -73,10 +75,13 @@ class Statistics:
 
     def lost(self, layer: Layer, chain: Chain) -> float | None:
         """Return the share of the response's variance that a chain loses, or None where the metric is not known."""
-        whole = 0.0 if self.data is NO_METRIC else self.data.norm2(layer.folded)
+        if self.data is NO_METRIC:
+            return None
+        kernel = as_chain(layer).dense_kernel().reshape(layer.outputs, layer.inputs, -1).astype(np.float64)
+        whole = self.data.norm2(kernel)
         if not whole > 0:
             return None
-        return float(self.data.norm2(layer.folded - chain.dense_kernel().reshape(layer.folded.shape)) / whole)
+        return float(self.data.norm2(kernel - chain.dense_kernel().reshape(kernel.shape)) / whole)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ def draft_of(layer: Layer, chain: Chain) -> Draft:
     """Return the draft whose last link is to be refitted: its features are what that link sees."""
     last = chain.steps[-1]
     window = Window(last.kernel, last.geometry) if math.prod(last.kernel) > 1 else None
+    if last.among is not None:
+        window = Window(last.kernel, last.geometry, tuple(map(int, last.taken)))
     return Draft(chain, Features(layer.input, chain.steps[:-1], window))
 
 
@@ -148,6 +155,8 @@ class Pass(ABC):
         rank_names: What the entries of a setting are called.
         rough_energy: Whether the energies of its candidates are rough: drafts have to tell how far off they are.
         uses_metric: Whether it decomposes the kernel under a metric: then the patches' moments are collected for it.
+        chooses_maps: Whether its chains read only some of the input maps.
+        by_default: Whether it is among the passes to choose from where none are named.
     """
 
     name: ClassVar[str]
@@ -155,6 +164,8 @@ class Pass(ABC):
     rank_names: ClassVar[tuple[str, ...]]
     rough_energy: ClassVar[bool] = False
     uses_metric: ClassVar[bool] = False
+    chooses_maps: ClassVar[bool] = False
+    by_default: ClassVar[bool] = True
 
     @abstractmethod
     def refusal(self, layer: Layer) -> str | None:
@@ -236,13 +247,14 @@ def placeholder(*shape: int) -> FloatArray:
     return np.broadcast_to(np.float32(1 / fan_in), shape)
 
 
-def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
+def refit_last(chain: Chain, samples: Samples, nonlinear: bool, ridge: float = 1e-2) -> Chain:
     """Return the chain with its last link and its bias regressed on what that link sees, group by group.
 
     Args:
         chain: A draft; a small ridge draws to its last link.
         samples: Features ``[n, C * taps]``: the maps of the link before, or their patches.
         nonlinear: Whether the activation is taken into account.
+        ridge: Its weight, see :func:`onnxlowrank.decompose.regression.fit_low_rank`.
     """
     last = chain.steps[-1]
     weight, bias = np.zeros_like(last.weight), np.zeros(len(last.given), np.float32)
@@ -251,11 +263,11 @@ def refit_last(chain: Chain, samples: Samples, nonlinear: bool) -> Chain:
         rows = np.arange(g * f, (g + 1) * f)
         outputs = np.flatnonzero(np.isin(last.given, rows))
         rows = last.given[outputs]
-        taken = last.taken[g * c : (g + 1) * c]
+        taken = np.arange(g * c, (g + 1) * c) if last.among is not None else last.taken[g * c : (g + 1) * c]
         columns = (taken[:, None] * taps + np.arange(taps)).ravel()
         part = samples if last.group == 1 else samples.part(columns, outputs)
         prior = last.weight[rows].reshape(len(rows), -1).T.astype(np.float64)
-        fitted = fit_low_rank(part, len(rows), prior=prior, nonlinear=nonlinear)
+        fitted = fit_low_rank(part, len(rows), prior=prior, ridge=ridge, nonlinear=nonlinear)
         weight[rows] = (fitted.left @ fitted.right.T).reshape(len(rows), *last.weight.shape[1:])
         bias[outputs] = fitted.bias
     return Chain((*chain.steps[:-1], replace(last, weight=weight)), bias)

@@ -133,6 +133,13 @@ def optimize(
             metavar="MINUTES",
         ),
     ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help="blocks: fit all layers again once all are there, kept ones among them; takes several times as long "
+            "as the fit, and never comes out worse on calibration inputs held out for it."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampled positions.")] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Also write the report as JSON.", metavar="PATH", readable=False)
@@ -174,6 +181,7 @@ def optimize(
             kernel_metric=kernel_metric,
             nonlinear=not linear,
             asymmetric=not symmetric,
+            tune=tune,
             seed=seed,
             finetune=finetune,
             progress=progress,

@@ -30,7 +30,12 @@ Int8Weights = Annotated[
         "this one has VNNI."
     ),
 ]
-Passes = Annotated[str | None, typer.Option(help=f"Methods to choose from: {', '.join(pass_names())}.")]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Methods to choose from: {', '.join(pass_names())}; all for every one. By default all that do not prune."
+    ),
+]
 Provider = Annotated[
     str,
     typer.Option(

@@ -40,6 +40,13 @@ class Moments:
         if trace > 0:
             self._gram += covariance * (float(np.trace(self.covariance)) / trace)
 
+    def part(self, columns: NDArray[np.intp]) -> Moments:
+        """Return the moments of some of the channels."""
+        self._flush()
+        part = Moments(len(columns))
+        part.count, part._sum, part._gram = self.count, self._sum[columns], self._gram[np.ix_(columns, columns)]
+        return part
+
     def _flush(self) -> None:
         if not self._waiting:
             return

@@ -7,16 +7,13 @@ from itertools import takewhile
 
 import numpy as np
 
-from onnxlowrank.calibrate.capture import Rows
-from onnxlowrank.calibrate.padding import Padding
 from onnxlowrank.calibrate.prefix_cache import PrefixCache
-from onnxlowrank.calibrate.statistics import Calibration, feature_probe, place_probe
-from onnxlowrank.decompose.regression import Samples
+from onnxlowrank.calibrate.statistics import Calibration
 from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.fit.sampling import layer_samples
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.probe import Probe, unused_ending
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.progress import Advance, Progress
@@ -106,49 +103,14 @@ class Fitter:
         draft = self._drafts.of(layer, candidate)
         if not draft.chain.is_finite:
             return None
-        ending = unused_ending(about.model, "::onnxlowrank")
-        probes: list[Probe] = []
-        for number, place in enumerate(layer.places):
-            probes.append(feature_probe(f"features{number}{ending}", draft.features, layer, place))
-            if place.shortcut is not None:
-                probes.append(place_probe(f"shortcut{number}{ending}", place.shortcut, layer))
         try:
-            rows = prefix_cache.sample(before if self._asymmetric else {}, probes, layer.input, advance)
+            samples, _ = layer_samples(
+                about, layer, draft.features, before if self._asymmetric else {}, prefix_cache, advance
+            )
         except NotFiniteError:
             return None
-        padding = Padding(about.inputs, about.seed)
-        if padding.is_in(layer):
-            share = len(layer.places)
-            rows = [
-                {name: padding.without(values, index, share) for name, values in one.items()}
-                for index, one in enumerate(rows)
-            ]
-        samples = _samples(layer, rows, about.preactivations.read(layer.name), ending)
-        del rows
         with np.errstate(over="ignore"):
             fitted = method.fit(layer, candidate.setting, draft, samples, self._nonlinear)
         if not fitted.is_finite:
             return None
         return fitted.lowered(self._lowering(layer, method.outline(layer, candidate.setting)))
-
-
-def _samples(layer: Layer, rows: Sequence[Mapping[str, Rows]], target: Rows, ending: str) -> Samples:
-    """Return what a layer is fitted on: the rows of all places, those of one feed after the other.
-
-    Where some places only have a shortcut, it is zero at the others. Where activations differ, none is accounted for.
-    """
-    features, shortcuts = [], []
-    for one in rows:
-        for number, place in enumerate(layer.places):
-            features.append(one[f"features{number}{ending}"])
-            given = place.shortcut is not None
-            shortcuts.append(
-                one[f"shortcut{number}{ending}"] if given else np.zeros((len(features[-1]), layer.outputs))
-            )
-    has_shortcut = any(place.shortcut is not None for place in layer.places)
-    return Samples(
-        features=np.concatenate(features),
-        target=target,
-        shortcut=np.concatenate(shortcuts, dtype=np.float32) if has_shortcut else None,
-        activation=layer.common_activation,
-    )

@@ -28,9 +28,10 @@ class Step:
         geometry: Strides, pads and dilations.
         group: Number of groups.
         take: The input map that each of the ``C`` maps of the groups is, or None for their own order. Every input map
-            is taken; some may be taken twice, to fill groups of equal size.
+            is taken, unless ``among`` says otherwise; some may be taken twice, to fill groups of equal size.
         give: The map of the convolution that each output map is, or None for their own order. Some may be left out.
         split: Whether it is written as one Conv a group.
+        among: The number of input maps that ``take`` chooses among, where it leaves some out; otherwise None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     take: IntArray | None = None
     give: IntArray | None = None
     split: bool = False
+    among: int | None = None
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -73,7 +75,10 @@ class Step:
     def lowered(self, lowering: str) -> Step:
         """Return the equal step in another form."""
         if lowering == DENSE:
-            return Step(self.name, self.dense_weight(), self.geometry)
+            if self.among is None:
+                return Step(self.name, self.dense_weight(), self.geometry)
+            chosen = replace(self, take=None, among=None).dense_weight()
+            return Step(self.name, chosen, self.geometry, take=self.take, among=self.among)
         return replace(self, split=lowering == SPLIT)
 
     def dense_weight(self) -> FloatArray:
@@ -81,7 +86,8 @@ class Step:
         if self.group == 1 and self.take is None and self.give is None:
             return self.weight
         f, c = self.weight.shape[0] // self.group, self.weight.shape[1]
-        dense = np.zeros((self.weight.shape[0], int(self.taken.max()) + 1, *self.kernel), self.weight.dtype)
+        inputs = int(self.taken.max()) + 1 if self.among is None else self.among
+        dense = np.zeros((self.weight.shape[0], inputs, *self.kernel), self.weight.dtype)
         for g in range(self.group):
             rows = slice(g * f, (g + 1) * f)
             for i, source in enumerate(self.taken[g * c : (g + 1) * c]):
@@ -91,10 +97,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Window:
-    """What one position of a convolution sees: ``kernel`` taps of every map, placed as ``geometry`` says."""
+    """What one position of a convolution sees: ``kernel`` taps of every map, placed as ``geometry`` says.
+
+    ``maps`` are those it sees, where it does not see all.
+    """
 
     kernel: tuple[int, ...]
     geometry: Geometry
+    maps: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

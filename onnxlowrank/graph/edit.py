@@ -109,9 +109,10 @@ class Editor:
         edits.values[name] = values
         node.input[position] = name
 
-    def apply(self, edits: Edits, removed: int) -> None:
+    def apply(self, edits: Edits, removed: int | None = None) -> None:
         """Make the changes of ``edits`` and take out the node at ``removed``."""
-        self.nodes[removed] = None
+        if removed is not None:
+            self.nodes[removed] = None
         for i, node in edits.nodes.items():
             self.nodes[i] = node
         self._changed.values.update(edits.values)

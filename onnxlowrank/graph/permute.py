@@ -40,7 +40,7 @@ def fold_gathers(model: ModelProto) -> ModelProto:
     Args:
         model: A model whose shapes can be inferred; where they cannot, Gathers stay.
     """
-    marked = [position for position, node in enumerate(model.graph.node) if _is_marked(node)]
+    marked = [position for position, node in enumerate(model.graph.node) if is_marked(node)]
     if not marked:
         same = ModelProto()
         same.CopyFrom(model)
@@ -74,6 +74,17 @@ class _Folder:
         maps = self.editor.constant(node.input[1]).astype(np.intp)
         return node.input[0], node.output[0], Order(maps, self.editor.maps(node.input[0]))
 
+    def _whole(self, position: int) -> tuple[str, str, Order]:
+        """Return the same of a Gather that is no choice among maps: that is moved by :mod:`.cut_maps`.
+
+        Raises:
+            NotFoldableError: It is one.
+        """
+        found, node = self._gather(position), self.editor.nodes[position]
+        if node is not None and is_choice(node, found[2]):
+            raise NotFoldableError
+        return found
+
     def _skip(self, position: int) -> Edits:
         """Let a Gather go that changes nothing, as two that are merged may."""
         source, target, order = self._gather(position)
@@ -87,7 +98,7 @@ class _Folder:
 
     def _push(self, position: int) -> Edits:
         """Fold the Gather into what reads it."""
-        source, target, order = self._gather(position)
+        source, target, order = self._whole(position)
         edits, orders = Edits(), {target: order}
         for i in range(position + 1, len(self.editor.nodes)):
             node = self.editor.nodes[i]
@@ -111,7 +122,7 @@ class _Folder:
         order = orders[node.input[moved[0]]]
         if is_standard(node, "Concat"):
             return self._joined(node, orders)
-        if is_standard(node, "Conv", "Gemm", "MatMul", "Flatten", "Reshape") or _is_marked(node):
+        if is_standard(node, "Conv", "Gemm", "MatMul", "Flatten", "Reshape") or is_marked(node):
             if moved != [0]:
                 raise NotFoldableError
             return self._into(node, order, edits)
@@ -144,7 +155,7 @@ class _Folder:
             raise NotFoldableError
         filters = order.blocks(weight.shape[0] // group)
         self._reorder_filters(node, lambda values, axis: filters.spread(values, axis, 0.0), edits)
-        _set_group(node, order.size)
+        set_group(node, order.size)
         return filters
 
     def _into_matrix(self, node: NodeProto, order: Order, edits: Edits) -> None:
@@ -177,7 +188,7 @@ class _Folder:
 
     def _pull(self, position: int) -> Edits:
         """Fold the Gather into what it reads."""
-        source, target, order = self._gather(position)
+        source, target, order = self._whole(position)
         edits, wanted, done = Edits(), {source}, {position}
         for i in range(position - 1, -1, -1):
             node = self.editor.nodes[i]
@@ -211,7 +222,7 @@ class _Folder:
             self._reorder_filters(node, reorder, edits)
             if group == 1:
                 return []
-            _set_group(node, len(order.maps))
+            set_group(node, len(order.maps))
             return [node.input[0]]
         through = operands(node, self.editor.read)
         if any(self.editor.maps(node.input[position]) != order.size for position in through):
@@ -235,10 +246,16 @@ class _Folder:
             editor.replace(edits, node, position, reorder(editor.constant(node.input[position]), axis))
 
 
-def _is_marked(node: NodeProto) -> bool:
-    """Return whether ``node`` is a Gather that puts maps in order for a link of a chain."""
+def is_marked(node: NodeProto) -> bool:
+    """Return whether ``node`` is a Gather that puts maps in order for a link of a chain, or chooses among them."""
     is_named = is_standard(node, "Gather") and _MARKED.search(node.name) is not None
     return is_named and attributes(node).get("axis", 0) == 1
+
+
+def is_choice(node: NodeProto, order: Order) -> bool:
+    """Return whether such a Gather is in front of a link, and leaves maps out."""
+    marked = _MARKED.search(node.name)
+    return marked is not None and marked[1] == "take" and len(np.unique(order.maps)) < order.size
 
 
 def _rename(nodes: Iterable[NodeProto], old: str, new: str) -> None:
@@ -249,6 +266,6 @@ def _rename(nodes: Iterable[NodeProto], old: str, new: str) -> None:
                 node.input[position] = new
 
 
-def _set_group(node: NodeProto, group: int) -> None:
+def set_group(node: NodeProto, group: int) -> None:
     """Set the number of groups of a Conv that has the attribute."""
     next(attribute for attribute in node.attribute if attribute.name == "group").i = group

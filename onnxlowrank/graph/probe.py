@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxlowrank.errors import UnsupportedModelError
-from onnxlowrank.graph.chain import DENSE, Step, Window
+from onnxlowrank.graph.chain import DENSE, IntArray, Step, Window
 from onnxlowrank.graph.convolution import conv_attributes, conv_operator, conv_weight
 from onnxlowrank.graph.index import Shape
 from onnxlowrank.graph.node_writer import NodeWriter
@@ -172,9 +172,13 @@ class _Sampler(NodeWriter):
         tensor = probe.tensor
         for step in probe.steps:
             plain = step if step.take is None and step.give is None else step.lowered(DENSE)
+            if plain.take is not None:
+                tensor = self._chosen(tensor, plain.take)
             weight = self.initializer("weight", np.asarray(conv_weight(plain), np.float32))
             tensor = self._convolved(tensor, weight, plain)
         if probe.window is not None:
+            if probe.window.maps is not None:
+                tensor = self._chosen(tensor, np.array(probe.window.maps))
             rows = self._patches(tensor, probe.window, probe.share)
         elif probe.channels_last:
             rows = self._channels_last(tensor, probe.share)
@@ -240,6 +244,12 @@ class _Sampler(NodeWriter):
         known = tuple(size for size in spatial if size is not None)
         sizes = step.geometry.output_size(known, step.kernel) if len(known) == len(spatial) else (None,) * len(spatial)
         return self.of_shape(output, (self.known(tensor, 0), step.weight.shape[0], *sizes))
+
+    def _chosen(self, tensor: str, maps: IntArray) -> str:
+        """Return some maps of ``[N, C, *spatial]``."""
+        chosen = self.node("Gather", tensor, self.constant(maps.tolist()), axis=1)
+        known = self._shapes.get(tensor)
+        return chosen if known is None else self.of_shape(chosen, (known[0], len(maps), *known[2:]))
 
     def _indices(self, total: str, share: int) -> str:
         """Choose among ``total`` = ``P`` positions (int64 ``[1]``); the result is int64 ``[k]``."""

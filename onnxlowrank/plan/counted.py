@@ -30,10 +30,15 @@ def plan_by_macs(
         losses: What candidates take from the network.
         kept: Multiply-accumulates of the convolutions that are no layers.
     """
+    budget = macs_budget(layers, speedup, kept)
+    return plan_by(lambda candidate: candidate.macs, candidates, budget, select, losses)
+
+
+def macs_budget(layers: Sequence[Layer], speedup: float, kept: int = 0) -> float:
+    """Return the multiply-accumulates of all layers at a theoretical speed-up; the arguments are those of above."""
     convolutions = sum(layer.macs for layer in layers if layer.is_conv) + kept
     others = sum(layer.macs for layer in layers if not layer.is_conv)
-    budget = others + convolutions / speedup - kept
-    return plan_by(lambda candidate: candidate.macs, candidates, budget, select, losses)
+    return others + convolutions / speedup - kept
 
 
 def plan_by(
@@ -58,7 +63,7 @@ def least_plan(candidates: Mapping[str, Sequence[Candidate]]) -> Plan:
 def macs_speedup(network: Network, fitted: FittedNetwork) -> float:
     """Return MACs before / MACs after of all convolutions, those that are no layers included."""
     kept = sum(one.macs for one in network.kept if one.is_conv)
-    before, after = (conv_macs(network.layers, chains) + kept for chains in ({}, fitted.chains))
+    before, after = (conv_macs(network.layers, chains) + kept for chains in ({}, network.counted(fitted.chains)))
     return before / max(after, 1)
 
 

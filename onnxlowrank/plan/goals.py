@@ -11,9 +11,10 @@ from onnxlowrank.graph.storage import bytes_per_weight
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
-from onnxlowrank.passes.base import KEEP, Candidate
+from onnxlowrank.passes.base import KEEP, Candidate, Plan
 from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork, NetworkBuilder
-from onnxlowrank.plan.counted import least_plan, plan_by, plan_by_macs
+from onnxlowrank.plan.counted import layer_macs, least_plan, macs_budget, plan_by
+from onnxlowrank.plan.cuts import Cost, Cuts, plan_with_cuts
 from onnxlowrank.plan.drop import network_for_drop
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
@@ -106,9 +107,7 @@ def network_for_conv_macs(builder: NetworkBuilder, speedup: float) -> FittedNetw
     """Return the network whose convolutions have so many times fewer multiply-accumulates, or as few as possible."""
     network = builder.network
     kept = sum(one.macs for one in network.kept if one.is_conv)
-    return builder.build(
-        plan_by_macs(network.layers, builder.candidates, speedup, builder.select, builder.losses, kept)
-    )
+    return _within_macs(builder, macs_budget(network.layers, speedup, kept))
 
 
 def network_for_macs(builder: NetworkBuilder, most: float) -> FittedNetwork:
@@ -117,9 +116,23 @@ def network_for_macs(builder: NetworkBuilder, most: float) -> FittedNetwork:
     plan = least_plan(builder.candidates)
     if sum(candidate.macs for candidate in plan.values()) <= for_layers:
         return builder.build(plan, reason=_NOT_NEEDED)
-    return builder.build(
-        plan_by(lambda candidate: candidate.macs, builder.candidates, for_layers, builder.select, builder.losses)
-    )
+    return _within_macs(builder, for_layers)
+
+
+def _within_macs(builder: NetworkBuilder, budget: float) -> FittedNetwork:
+    """Return the network whose layers have at most so many multiply-accumulates, or as few as possible."""
+    network = builder.network
+
+    def make(cost: Cost) -> Plan:
+        return plan_by(cost, builder.candidates, budget, builder.select, builder.losses)
+
+    cuts = Cuts(network, builder.candidates)
+    if cuts:
+        fitted = builder.build(plan_with_cuts(make, cuts, budget, network.layers, builder.losses))
+        counted = network.counted(fitted.chains)
+        if sum(layer_macs(layer, counted.get(layer.name)) for layer in network.layers) <= budget:
+            return fitted
+    return builder.build(make(lambda candidate: candidate.macs))
 
 
 def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:

@@ -70,7 +70,7 @@ class LayerSensitivity:
         self._model, self._layers, self._inputs = with_only_outputs(model, [*judged, *others]), layers, inputs
         self._ending = unused_ending(model, "::onnxlowrank")
         self._next = {name: behind[:_MOST_REFITTED] for name, behind in next_layers(model, rewritten).items()}
-        self._objective = Objective(measures, _run(self._model, inputs) if judged else [])
+        self._objective = Objective(measures, outputs_of(self._model, inputs) if judged else [])
         self._depths = {layer.name: depth for depth, layer in enumerate(layers)}
         self._depth, self._prefix_cache = 0, self._from_the_inputs()
 
@@ -98,7 +98,7 @@ class LayerSensitivity:
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
         if self._judging.isdisjoint(place.output for place in layer.places):
             return float(lost), float(lost)
-        return float(lost), self._objective.loss(_run(*self._prefix_cache.rest(chains)))
+        return float(lost), self._objective.loss(outputs_of(*self._prefix_cache.rest(chains)))
 
     def _responses(self, chains: Mapping[str, Chain], layers: Sequence[Layer]) -> dict[str, Rows]:
         """Return the responses of the layers in the network with these chains."""
@@ -152,7 +152,7 @@ def refit(chain: Chain, layer: Layer, found: Rows, true: Rows) -> Chain:
     return Chain((*chain.steps, step), (matrix @ bias + fitted.bias).astype(np.float32))
 
 
-def _run(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
+def outputs_of(model: onnx.ModelProto, inputs: Inputs) -> list[Outputs]:
     """Return all outputs of the network, one feed after the other."""
     session = open_session(model, all_threads())
     wanted = {value.name for value in session.get_inputs()}

@@ -12,8 +12,9 @@ from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
-from onnxlowrank.graph.chain import Chain
-from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.chain import Chain, as_chain
+from onnxlowrank.graph.cut_maps import cut_maps, filters_left
+from onnxlowrank.graph.layer import Layer, Place
 from onnxlowrank.graph.permute import fold_gathers
 from onnxlowrank.graph.probe import with_only_outputs
 from onnxlowrank.graph.recurrent import fold_recurrent
@@ -29,7 +30,7 @@ from onnxlowrank.measure.layer_times import time_per_layer
 from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.measure.node_times import profile_interleaved
 from onnxlowrank.measure.sessions import Target
-from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan
+from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan, placeholder
 from onnxlowrank.progress import Advance, Progress
 from onnxlowrank.quantize.int8 import Int8
 
@@ -134,8 +135,22 @@ class Network:
         return self._written(self.model, chains)
 
     def _written(self, model: onnx.ModelProto, chains: Mapping[str, Chain]) -> onnx.ModelProto:
-        folded = fold_recurrent(fold_gathers(rewrite(model, self.layers, chains)))
+        folded = fold_recurrent(cut_maps(fold_gathers(rewrite(model, self.layers, chains))))
         return store(folded, self.stored_types, self._own)
+
+    def counted(self, chains: Mapping[str, Chain]) -> dict[str, Chain]:
+        """Return chains as they are counted: those whose layers, or which themselves, lose filters are without them."""
+        if not any(step.among for chain in chains.values() for step in chain.steps):
+            return dict(chains)
+        left, counted = filters_left(fold_gathers(rewrite(self.model, self.layers, chains))), dict(chains)
+        for layer in self.layers:
+            own = [
+                max((left[name] for name in left if _is_of(name, place, layer.name in chains)), default=None)
+                for place in layer.places
+            ]
+            if all(own):
+                counted[layer.name] = _with_filters(chains.get(layer.name, as_chain(layer)), max(filter(None, own)))
+        return counted
 
     @cached_property
     def stored_types(self) -> StoredTypes:
@@ -188,3 +203,15 @@ class Network:
     @cached_property
     def _own(self) -> frozenset[str]:
         return frozenset(node.name for node in self.model.graph.node)
+
+
+def _is_of(node: str, place: Place, in_chain: bool) -> bool:
+    """Return whether a node computes a layer at one place, or is of the chain in its place."""
+    return node.startswith(f"{place.name}/lowrank/") if in_chain else node in place.nodes
+
+
+def _with_filters(chain: Chain, count: int) -> Chain:
+    """Return a chain with so many filters of the last link, to be counted."""
+    last = chain.steps[-1]
+    only = replace(last, weight=placeholder(count, *last.weight.shape[1:]), give=None)
+    return Chain((*chain.steps[:-1], only), None if chain.bias is None else placeholder(count))

@@ -31,7 +31,7 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.inputs.synthetic import check_imaginable
 from onnxlowrank.measure.channel_block import channel_block
 from onnxlowrank.parallel import one_blas_thread
-from onnxlowrank.passes import load_passes
+from onnxlowrank.passes import chosen_passes
 from onnxlowrank.passes.base import KEEP, Candidate, Pass, Statistics
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.candidates import find_candidates
@@ -140,7 +140,7 @@ def analyze(
         calibration: Sample inputs, of which at most 128 are run; None makes synthetic ones.
         shapes: Of synthetic inputs, for dimensions that the network leaves open.
         preprocess: How images become inputs.
-        passes: Names of the methods to look at; None means all.
+        passes: Names of the methods to look at, or ``["all"]``; None means the usual ones.
         seed: Of the sampled positions and the synthetic inputs.
         progress: Told how far the work is.
 
@@ -148,7 +148,7 @@ def analyze(
         OnnxLowRankError: If the network, the inputs or an option is unusable.
     """
     progress = Silent() if progress is None else progress
-    methods = load_passes(passes)
+    methods = chosen_passes(passes)
     original = load(model)
     normalised = unfold_recurrent(normalise(original))
     found_layers = find_layers(normalised)

@@ -85,7 +85,7 @@ def sweep(
         threads: Number of threads latency is measured with.
         precision: ``float32``, or ``int8``: of all points.
         int8_weights: ``7bit`` or ``8bit``.
-        passes: Names of the methods to choose from; None means all.
+        passes: Names of the methods to choose from, or ``["all"]``; None means the usual ones.
         seed: Of everything random.
         jobs: How many processes share the points, through joblib: inside ``joblib.parallel_config(backend="dask")``
             or another backend, on its workers, for which ``folder`` and the data must be in the same place. More than
