@@ -5,9 +5,9 @@
 
 One plan of the float32 network is made for ``--speedup``, as the tool makes it, and its fitted network becomes int8 in
 all ways: ranges by the ends, by percentiles or of least mean square, inner maps of chains equalised or not, biases
-corrected or not. Beside it stands what the tool makes of ``--precision int8``, planned in int8 for each of
-``--int8-speedup``; with nothing said, for the speed-up that the two steps reached. All networks are timed in turns with
-the float32 original.
+moved, weights rounded anew, or neither. Beside it stands what the tool makes of ``--precision int8``, planned in int8
+for each of ``--int8-speedup``; with nothing said, for the speed-up that the two steps reached. All networks are timed
+in turns with the float32 original.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import INT8_SUBJECT, Network
 from onnxlowrank.progress import Silent
-from onnxlowrank.quantize.int8 import Int8, observed_ranges, ready_for_int8
+from onnxlowrank.quantize.int8 import BIASES, WEIGHTS, Int8, observed_ranges, ready_for_int8
 from onnxlowrank.quantize.ranges import Ranging, least_squares, percentile, whole
 
 COLUMNS = {
     "network": "",
     "ranges": "",
     "equalised": "",
-    "biases corrected": "",
+    "refitted": "",
     "speed-up": "{:.2f}x",
     "relative error": "{:.4f}",
     **LOST,
@@ -47,10 +47,10 @@ RANGINGS: dict[str, Ranging] = {"ends": whole, "percentiles": percentile, "least
 SECONDS = 6.0
 
 
-def int8_of(network: Network, inputs: Inputs, ranging: Ranging, equalise: bool, correct: bool, bits: int) -> Int8:
+def int8_of(network: Network, inputs: Inputs, ranging: Ranging, equalise: bool, refit: str, bits: int) -> Int8:
     """Return what makes int8 networks of a network in one of the ways."""
     ranges = observed_ranges(network.model, inputs, ranging)
-    return Int8(network.model, network.layers, inputs, ranges, (), bits, ranging, equalise, correct)
+    return Int8(network.model, network.layers, inputs, ranges, (), bits, ranging, equalise, refit)
 
 
 def main() -> None:
@@ -80,9 +80,9 @@ def main() -> None:
             return found.ratio
 
         def ways() -> Iterator[tuple[list[str], Int8]]:
-            for (name, ranging), equalise, correct in product(RANGINGS.items(), (False, True), (False, True)):
-                how = [name, "yes" if equalise else "", "yes" if correct else ""]
-                yield how, int8_of(network, inputs, ranging, equalise, correct, bits)
+            for (name, ranging), equalise, refit in product(RANGINGS.items(), (False, True), ("", BIASES, WEIGHTS)):
+                how = [name, "yes" if equalise else "", refit]
+                yield how, int8_of(network, inputs, ranging, equalise, refit, bits)
 
         builder = NetworkBuilder(network, prepared.candidates, losses, select_exactly, fitter, Silent())
         latency_model = prepared.latency_model(args.threads, losses=losses)
@@ -95,7 +95,7 @@ def main() -> None:
         for how, int8 in ways():
             model = int8.network(decomposed.chains, network.written, Silent())
             reached = show("decomposed, then int8", model, *how)
-        int8 = int8_of(network, inputs, least_squares, True, True, bits)
+        int8 = int8_of(network, inputs, least_squares, True, WEIGHTS, bits)
         together = replace(network, int8=int8)
         timer = prepared.timer(args.threads, int8.outline, INT8_SUBJECT)
         model_of_int8 = LatencyModel(together, prepared.candidates, losses, timer)
@@ -103,7 +103,7 @@ def main() -> None:
         asked = [reached] if args.int8_speedup is None else list(map(float, args.int8_speedup.split(",")))
         for speedup in asked:
             made = network_for_speedup(builder, model_of_int8, speedup, builder.int8_alone())
-            show(f"planned together, {speedup:.3g}x asked for", made.model, "least squares", "yes", "yes")
+            show(f"planned together, {speedup:.3g}x asked for", made.model, "least squares", "yes", WEIGHTS)
     title = f"Int8 and low rank, {args.speedup:g}x in float32, weights of {bits} bits, {args.threads} thread(s)"
     write_results(args, result_name(args, f"{args.speedup:g}x"), title, COLUMNS, rows)
 

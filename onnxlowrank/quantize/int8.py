@@ -10,7 +10,7 @@ import onnx
 from onnx import version_converter
 
 from onnxlowrank.boundary import foreign, reason
-from onnxlowrank.calibrate.hold_out import affordable, spread
+from onnxlowrank.calibrate.hold_out import spread
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
@@ -19,14 +19,17 @@ from onnxlowrank.graph.walk import named, names, opset, rebuild
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.progress import Advance, Progress
-from onnxlowrank.quantize.bias import with_corrected_biases
 from onnxlowrank.quantize.equalise import equalised
 from onnxlowrank.quantize.observe import observe
 from onnxlowrank.quantize.qdq import OPSET, activations_of, chain_owner, quantisable, quantise
 from onnxlowrank.quantize.ranges import Range, Ranging, least_squares
+from onnxlowrank.quantize.refit import refitted
 
 _OBSERVED = 128
 """Samples that ranges are observed on."""
+_MOST_MACS, _FEWEST = 1e12, 16
+"""Multiply-accumulates of the layers, over all the samples that chains are refitted on; the fewest samples of these."""
+WEIGHTS, BIASES = "weights", "biases"
 _MADE_UP = Range(-1.0, 1.0)
 """Of tensors that are only timed; it takes as long whatever it is, as long as it has both signs."""
 
@@ -47,7 +50,8 @@ class Int8:
         weight_bits: 8, or 7; see :func:`~onnxlowrank.quantize.qdq.quantise`.
         ranging: Chooses ranges.
         equalise: Whether inner maps of chains are scaled alike.
-        correct: Whether biases take back what rounding moves means by.
+        refit: Whether ``biases`` take back what rounding moves means by, or ``weights`` are rounded anew as well, or
+            nothing is refitted: an empty text.
     """
 
     model: onnx.ModelProto
@@ -58,7 +62,7 @@ class Int8:
     weight_bits: int = 8
     ranging: Ranging = least_squares
     equalise: bool = True
-    correct: bool = True
+    refit: str = WEIGHTS
 
     def outline(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return a rewritten network as int8, to be timed: tensors that are new in it have ranges that are made up."""
@@ -85,7 +89,7 @@ class Int8:
             write: Makes the float32 network of chains.
             progress: Told how far it is.
         """
-        few = self.inputs.subset(spread(self.inputs, min(_OBSERVED, affordable(self.layers))))
+        few = self.inputs.subset(spread(self.inputs, self._affordable))
         advance = progress.stage("quantise", 3.0)
         each = 1 / len(few)
         if self.equalise and chains:
@@ -93,7 +97,15 @@ class Int8:
         model = write(chains)
         ranges = observed_ranges(model, self.inputs, self.ranging, advance) if chains else self.ranges
         quantised = quantise(model, ranges, self._float32(model), self.exposed, self.weight_bits)
-        return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
+        if not self.refit:
+            return quantised
+        return refitted(model, quantised, few, self.weight_bits, advance, self.refit == WEIGHTS)
+
+    @property
+    def _affordable(self) -> int:
+        """How many samples are refitted on."""
+        macs = max(sum(layer.macs for layer in self.layers), 1)
+        return int(min(max(_MOST_MACS / macs, _FEWEST), _OBSERVED))
 
     @cached_property
     def reasons(self) -> dict[str, str]:
