@@ -15,7 +15,7 @@ CONV_MACS, MAX_MACS, MAX_SIZE = "conv_macs", "max_macs", "max_size"
 COUNTED = (CONV_MACS, MAX_MACS, MAX_SIZE)
 """The goals that are counted, not measured."""
 FLOAT32, INT8, MIXED = "float32", "int8", "mixed"
-PRECISIONS = (FLOAT32, INT8)
+PRECISIONS = (FLOAT32, INT8, MIXED)
 """What networks compute in."""
 WEIGHT_BITS = {"7bit": 7, "8bit": 8}
 """Of int8 weights: 7 for +-64, so that sums of two products fit 16 bits."""

@@ -16,11 +16,12 @@ from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.destinations import OUTPUT, check_destinations
+from onnxlowrank.errors import OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, INT8, MAX_DROP, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, MAX_DROP, MIXED, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
@@ -46,6 +47,7 @@ from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
+from onnxlowrank.plan.mixed_goals import mixed_network_for
 from onnxlowrank.plan.network import INT8_SUBJECT, Network
 from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
@@ -162,6 +164,11 @@ def optimize_each(
     start = time.perf_counter()
     kind, where = goals[0].kind, options.target
     options.check()
+    if options.precision == MIXED and kind in COUNTED:
+        raise OptionError(
+            "--precision mixed weighs time against accuracy: it is for a measured --speedup, --latency or --max-drop; "
+            "use --precision int8 here"
+        )
     methods = load_passes(options.passes)
 
     original = load(model, dequantize=options.dequantize)
@@ -209,7 +216,7 @@ def optimize_each(
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         int8 = None
-        if options.precision == INT8:
+        if options.precision != FLOAT32:
             judged = [one.tensor for one in measures]
             int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
@@ -237,7 +244,8 @@ def optimize_each(
             differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))
             int8_alone = Int8Alone(alone.speedup, byte_count(alone.model), differs)
         for goal in goals:
-            fitted = network_for(goal, builder, timer, unseen, choosing, alone)
+            find = mixed_network_for if options.precision == MIXED else network_for
+            fitted = find(goal, builder, timer, unseen, choosing, alone)
             verify_interface(original, fitted.model)
             agreement = network.compare(fitted.model, fitted.chains, unseen, progress.stage("compare", len(unseen)))
             notes = (
@@ -246,5 +254,6 @@ def optimize_each(
                 *hidden_layers(original),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
-            yield result_of(goal, fitted, network, reasons, agreement, notes, start, int8_alone)
+            about = options.precision, reasons, agreement, notes, start, int8_alone
+            yield result_of(goal, fitted, network, *about)
             start = time.perf_counter()

@@ -12,7 +12,7 @@ import onnx
 
 from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, FLOAT32, INT8, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
+from onnxlowrank.goal import CONV_MACS, FLOAT32, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.outside import byte_count
@@ -25,6 +25,8 @@ from onnxlowrank.plan.network import Network
 from onnxlowrank.quantize.qdq import precision_of
 
 SCHEMA = 5
+ROUNDING_COSTS = "what int8 would lose here is worth more than the time it saves"
+FLOAT32_IS_BETTER = "nothing was found that is int8 and better"
 NOT_FINITE = "it computes or reads what is not finite"
 
 
@@ -97,7 +99,7 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
-        precision: What was asked for: ``float32`` or ``int8``.
+        precision: What was asked for: ``float32``, ``int8`` or ``mixed``.
         int8_weights: Bits of its int8 weights; None where it has none.
         int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
@@ -171,6 +173,7 @@ def result_of(
     goal: Goal,
     fitted: FittedNetwork,
     network: Network,
+    precision: str,
     reasons: Mapping[str, str],
     agreement: Agreement,
     notes: tuple[str, ...],
@@ -183,6 +186,7 @@ def result_of(
         goal: What was asked for.
         fitted: The network.
         network: What it was made of.
+        precision: What was asked for.
         reasons: Why layers have no candidates.
         agreement: How far its outputs differ.
         notes: What the user should know.
@@ -208,7 +212,7 @@ def result_of(
         threads=network.target.threads,
         seconds=time.perf_counter() - start,
         notes=notes,
-        precision=FLOAT32 if network.int8 is None else INT8,
+        precision=precision,
         int8_weights=None if network.int8 is None else network.int8.weight_bits,
         int8_alone=alone,
         first_filters=_first_filters(layers[0], fitted),
@@ -239,8 +243,18 @@ def _report_layer(
         milliseconds=milliseconds.get(layer.name),
         places=len(layer.places),
         precision=precision_of(fitted.model, layer),
-        float32_because="" if network.int8 is None else network.int8.reasons.get(layer.name, ""),
+        float32_because=_float32_because(layer, fitted, network),
     )
+
+
+def _float32_because(layer: Layer, fitted: FittedNetwork, network: Network) -> str:
+    """Return why a layer stayed in float32 in a network that was to be int8."""
+    if network.int8 is None:
+        return ""
+    known = network.int8.reasons.get(layer.name, "")
+    if known or precision_of(fitted.model, layer) != FLOAT32:
+        return known
+    return ROUNDING_COSTS if layer.name in fitted.float32 else FLOAT32_IS_BETTER
 
 
 def _report_kept(one: KeptNode) -> LayerReport:

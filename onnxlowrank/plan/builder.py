@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -68,6 +68,12 @@ class NetworkBuilder:
             return None
         return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_FASTEST)
 
+    def mixed(self, fitted: FittedNetwork, float32: Collection[str]) -> FittedNetwork:
+        """Return an int8 network once more, layers of these names in float32."""
+        model = self.network.finished(fitted.chains, self.progress, float32)
+        before, after = self._timed(model)
+        return replace(fitted, model=model, before=before, after=after, predicted=None, float32=frozenset(float32))
+
     def original(self, reason: str) -> FittedNetwork:
         """Return the network as it was given, for want of a better one."""
         return self._with_all_kept(self.network.original, reason)
@@ -106,6 +112,7 @@ class FittedNetwork:
         failed: Names of the layers that were to be rewritten, but whose chains were not finite.
         reason: Why layers that had a choice were kept, where that is the same for all.
         tradeoff: What there was to choose from, once the network is chosen.
+        float32: Names of the layers that were chosen to stay in float32 in an int8 network.
     """
 
     plan: Plan
@@ -117,6 +124,7 @@ class FittedNetwork:
     reason: str = ""
     failed: Collection[str] = ()
     tradeoff: Tradeoff | None = None
+    float32: Collection[str] = ()
 
     @property
     def speedup(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -109,10 +109,18 @@ class Network:
         """The network with all its layers kept, as it is written: to be counted."""
         return self._timed({})
 
-    def finished(self, chains: Mapping[str, Chain], progress: Progress) -> onnx.ModelProto:
-        """Return the network with fitted chains in place of layers as it is given to the user."""
+    def finished(
+        self, chains: Mapping[str, Chain], progress: Progress, float32: Collection[str] = ()
+    ) -> onnx.ModelProto:
+        """Return the network with fitted chains in place of layers as it is given to the user.
+
+        Args:
+            chains: By layer.
+            progress: Told how far it is.
+            float32: Layers of an int8 network that stay in float32.
+        """
         if self.int8 is not None:
-            return self.int8.network(chains, self.written, progress)
+            return self.int8.network(chains, self.written, progress, float32)
         return self.written(chains) if chains else self.original
 
     def _timed(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
