@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 from onnxlowrank.goal import LATENCY, MAX_DROP, Goal
@@ -14,6 +15,8 @@ from onnxlowrank.plan.drop import network_for_drop, search_for_drop
 from onnxlowrank.plan.goals import NOT_NEEDED, network_for_speedup, timed_tradeoff
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.mixing import Mixing
+
+_LOG = logging.getLogger(__name__)
 
 _FASTER = 1.25
 """By how much an int8 plan is faster than asked for that has room for layers in float32."""
@@ -91,5 +94,7 @@ def _for_speedup(
             if mixed is not None:
                 found.append(mixed)
     found.append(network_for_speedup(float32.builder, float32.latency_model, speedup))
+    for one in found:
+        _LOG.info("%.2fx, %d layers in float32, loses %.6f", one.speedup, len(one.float32), mixing.loss(one))
     reached = [one for one in found if one.speedup >= speedup]
     return min(reached, key=mixing.loss) if reached else max(found, key=lambda one: one.speedup)
