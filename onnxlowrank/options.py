@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_metric
-from onnxlowrank.goal import FLOAT32, PRECISIONS, WEIGHT_BITS
+from onnxlowrank.goal import FLOAT32, PRECISIONS, QUANTISED, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.hardware import adds_int8_exactly
@@ -41,7 +41,8 @@ class Options:
         threads: Number of threads latency is measured with.
         precision: ``float32``, or ``int8`` for a network that is quantised (QDQ: uint8 activations, int8 weights) and
             planned as such; ranges are those of ``calibration``. ``mixed``: layers are int8 or float32, whichever is
-            better for the goal, a speed-up, a latency or a drop.
+            better for the goal, a speed-up, a latency or a drop. ``fp16``: half precision, for CUDA; nodes whose
+            numbers are out of its range on ``calibration`` stay in float32.
         int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
             processors without VNNI. None takes 8 where this one has it.
         passes: Names of the methods to choose from; None means all.
@@ -112,13 +113,13 @@ class Options:
             raise OptionError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.int8_weights is not None and self.int8_weights not in WEIGHT_BITS:
             raise OptionError(f"--int8-weights {self.int8_weights} is unknown; choose from {', '.join(WEIGHT_BITS)}")
-        if self.int8_weights is not None and self.precision == FLOAT32:
+        if self.int8_weights is not None and self.precision not in QUANTISED:
             raise OptionError(
                 f"--int8-weights {self.int8_weights} is for --precision int8 or mixed; give one of these too"
             )
-        if self.precision != FLOAT32 and self.target.kind != "cpu":
+        if self.precision in QUANTISED and self.target.kind != "cpu":
             raise OptionError(f"--precision {self.precision} is for --provider cpu, not for {self.provider}")
-        if self.precision != FLOAT32 and self.calibration is None:
+        if self.precision in QUANTISED and self.calibration is None:
             raise MissingInputsError(
                 f"--precision {self.precision} takes the ranges of activations from sample inputs, and none are given; "
                 "name some with --calibration"

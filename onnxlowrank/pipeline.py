@@ -21,7 +21,7 @@ from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, MAX_DROP, MIXED, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, FP16, MAX_DROP, MIXED, QUANTISED, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
@@ -29,6 +29,7 @@ from onnxlowrank.graph.load import describe, load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.verify import verify_interface
+from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
@@ -48,11 +49,12 @@ from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.mixed_goals import mixed_network_for
-from onnxlowrank.plan.network import INT8_SUBJECT, Network
+from onnxlowrank.plan.network import FP16_SUBJECT, INT8_SUBJECT, Network
 from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.quantize.half import Half
 from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
 from onnxlowrank.result import NOT_FINITE, Result, result_of
 
@@ -171,9 +173,11 @@ def optimize_each(
         )
     methods = load_passes(options.passes)
 
-    original = load(model, dequantize=options.dequantize)
+    original = load(model, dequantize=options.dequantize, half=True)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
-    normalised = normalise(original) if options.precision == FLOAT32 else ready_for_int8(normalise(original))
+    normalised = normalise(widened(original) if is_half(original) else original)
+    if options.precision in QUANTISED:
+        normalised = ready_for_int8(normalised)
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))
@@ -216,11 +220,16 @@ def optimize_each(
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         int8 = None
-        if options.precision != FLOAT32:
+        if options.precision in QUANTISED:
             judged = [one.tensor for one in measures]
             int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
-        timer = ChainTimer(where, times) if int8 is None else ChainTimer(where, times, int8.outline, INT8_SUBJECT)
+        half = Half(stacked) if int8 is None and (options.precision == FP16 or is_half(original)) else None
+        timer = ChainTimer(where, times)
+        if int8 is not None:
+            timer = ChainTimer(where, times, int8.outline, INT8_SUBJECT)
+        elif half is not None:
+            timer = ChainTimer(where, times, half.outline, FP16_SUBJECT)
         lowering = Lowerings(None if kind in COUNTED else timer)
         network = Network(
             original,
@@ -236,6 +245,7 @@ def optimize_each(
             times,
             at_once,
             int8,
+            half,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         builder = NetworkBuilder(network, candidates, losses, SELECTIONS[options.selection], fitter, progress)

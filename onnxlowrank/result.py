@@ -26,6 +26,7 @@ from onnxlowrank.quantize.qdq import precision_of
 
 SCHEMA = 5
 ROUNDING_COSTS = "what int8 would lose here is worth more than the time it saves"
+OUT_OF_RANGE = "numbers it reads or computes are out of the range of fp16"
 FLOAT32_IS_BETTER = "nothing was found that is int8 and better"
 NOT_FINITE = "it computes or reads what is not finite"
 
@@ -44,7 +45,7 @@ class LayerReport:
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
         places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
-        precision: ``float32`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
+        precision: ``float32``, ``fp16`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
         float32_because: Why it stayed in float32 in an int8 network; empty elsewhere.
     """
 
@@ -99,7 +100,7 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
-        precision: What was asked for: ``float32``, ``int8`` or ``mixed``.
+        precision: What was asked for: ``float32``, ``fp16``, ``int8`` or ``mixed``.
         int8_weights: Bits of its int8 weights; None where it has none.
         int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
@@ -249,6 +250,8 @@ def _report_layer(
 
 def _float32_because(layer: Layer, fitted: FittedNetwork, network: Network) -> str:
     """Return why a layer stayed in float32 in a network that was to be int8."""
+    if network.half is not None and precision_of(fitted.model, layer) == FLOAT32:
+        return "" if fitted.model is network.original else OUT_OF_RANGE
     if network.int8 is None:
         return ""
     known = network.int8.reasons.get(layer.name, "")

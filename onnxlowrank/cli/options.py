@@ -20,7 +20,8 @@ Precision = Annotated[
     str,
     typer.Option(
         help="float32; int8: also quantised (QDQ), with ranges of --calibration, and planned as such: goals are then "
-        "met by the int8 network; mixed: int8 but for layers that this hurts most for the time it saves."
+        "met by the int8 network; mixed: int8 but for layers that this hurts most for the time it saves; fp16: half "
+        "precision, for cuda."
     ),
 ]
 Int8Weights = Annotated[

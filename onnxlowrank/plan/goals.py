@@ -120,7 +120,8 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network whose file has at most so many bytes, or as few as possible."""
     network, plan, in_bytes = builder.network, least_plan(builder.candidates), _in_bytes(builder.network)
     is_rewritten = any(candidate.method != KEEP for candidate in plan.values())
-    least = network.outline(plan) if is_rewritten or network.int8 is not None else network.original
+    is_lower = network.int8 is not None or network.half is not None
+    least = network.outline(plan) if is_rewritten or is_lower else network.original
     if byte_count(least) <= most:
         return builder.build(plan, reason=NOT_NEEDED)
 
@@ -138,6 +139,8 @@ def _in_bytes(network: Network) -> Callable[[Candidate], int]:
     """Return what tells the bytes of a candidate's weights, as they are stored."""
     if network.int8 is not None:
         return lambda candidate: candidate.parameters
+    if network.half is not None:
+        return lambda candidate: 2 * candidate.parameters
     return lambda candidate: bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
 
 
