@@ -24,6 +24,10 @@ Precision = Annotated[
         "precision, for cuda."
     ),
 ]
+AnalysedPrecision = Annotated[
+    str,
+    typer.Option(help="float32; int8: also what int8 alone gives, by the stopwatch, and what it costs by layer."),
+]
 Int8Weights = Annotated[
     str | None,
     typer.Option(

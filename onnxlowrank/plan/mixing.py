@@ -1,20 +1,16 @@
 """Int8 networks some of whose layers stay in float32: those whose rounding does most harm for the time they save.
 
-What rounding one layer does to the outputs is measured like any other approximation: that layer alone is quantised, its
-weights and what it reads and gives, the network run, and its outputs compared with those of the float32 one. By what a
-layer in float32 takes longer, layers are ranked, in stretches that onnxruntime really leaves in float32
+What rounding one layer does to the outputs is measured (:mod:`onnxlowrank.plan.rounding_loss`). By that, for what a
+layer takes longer in float32, layers are ranked, in stretches that onnxruntime really leaves in float32
 (:mod:`onnxlowrank.quantize.stretches`); the stopwatch says how many of them a speed-up has room for.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxlowrank.calibrate.hold_out import affordable, spread
 from onnxlowrank.evaluate.objective import Objective
@@ -23,11 +19,9 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import median_speedup
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
+from onnxlowrank.plan.rounding_loss import judged_outputs, rounding_losses
 from onnxlowrank.quantize.int8 import Draft, Int8
-from onnxlowrank.quantize.observe import activations
 from onnxlowrank.quantize.stretches import stretch
-
-_LOG = logging.getLogger(__name__)
 
 _SECONDS = 1.0
 _FITS = 3
@@ -64,13 +58,14 @@ class Mixing:
         self._builder, self._network, self._int8 = builder, builder.network, int8
         count = affordable(self._network.layers)
         self._inputs: Inputs = int8.inputs.subset(spread(int8.inputs, count))
-        self._original = Objective(self._network.measures, self._outputs(self._network.model))
+        measures = self._network.measures
+        self._original = Objective(measures, judged_outputs(self._network.model, measures, self._inputs))
         self._behind = next_layers(self._network.model, self._network.layers)
         self._known: tuple[FittedNetwork | None, Draft | None, list[_Step]] = None, None, []
 
     def loss(self, fitted: FittedNetwork) -> float:
         """Return how far the outputs of a network are from those of the original."""
-        return self._original.loss(self._outputs(fitted.model))
+        return self._original.loss(judged_outputs(fitted.model, self._network.measures, self._inputs))
 
     def quieter(self, fitted: FittedNetwork) -> Iterator[FittedNetwork]:
         """Yield an int8 network with ever more layers in float32."""
@@ -110,7 +105,9 @@ class Mixing:
 
     def _ranked(self, draft: Draft) -> list[_Step]:
         names = [layer.name for layer in self._network.layers if layer.name not in self._int8.reasons]
-        harm, longer = self._harm(draft, names), self._longer(draft, names)
+        advance = self._builder.progress.stage("sensitivity", len(names))
+        harm = rounding_losses(draft, names, self._network.measures, self._inputs, advance)
+        longer = self._longer(draft, names)
         everything = sum(harm.values())
         stretches = dict.fromkeys(stretch(name, self._network.layers, self._behind, draft.quantised) for name in names)
         steps: list[_Step] = []
@@ -128,17 +125,6 @@ class Mixing:
             steps.append(_Step(chosen, sum(harm[name] for name in chosen if name in harm) / everything))
         return steps
 
-    def _harm(self, draft: Draft, names: Sequence[str]) -> dict[str, float]:
-        """Return what rounding each layer alone does to the outputs of the float32 network."""
-        objective = Objective(self._network.measures, self._outputs(draft.model))
-        advance, harm = self._builder.progress.stage("sensitivity", len(names)), {}
-        for name in names:
-            others = [one for one in names if one != name]
-            harm[name] = max(objective.loss(self._outputs(draft.quantised(others))), 0.0)
-            _LOG.info("%s in int8 loses %.6f", name, harm[name])
-            advance(1)
-        return harm
-
     def _longer(self, draft: Draft, names: Sequence[str]) -> dict[str, float]:
         """Return what each layer takes longer in float32, in shares of the int8 network's time."""
         float32, int8 = self._network.layer_times(draft.model, draft.quantised())
@@ -152,11 +138,3 @@ class Mixing:
         network = self._network
         both = network.original, model
         return median_speedup(*measure_in_sessions(both, network.feeds, network.target, _SECONDS))
-
-    def _outputs(self, model: onnx.ModelProto) -> list[list[NDArray[np.generic]]]:
-        """Return what the outputs are judged by, one feed after the other."""
-        tensors = [one.tensor for one in self._network.measures]
-        if not tensors:
-            return []
-        run = activations(model, tensors, self._inputs, lambda amount: None)
-        return [[values[name] for name in tensors] for values in run]
