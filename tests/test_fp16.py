@@ -14,7 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from test_int8 import network
 from test_pipeline import smooth
 
-from onnxlowrank import ModelError, optimize
+from onnxlowrank import ModelError, analyze, optimize
 from onnxlowrank.graph.widen import is_half, widened
 
 HOW = {"target": "macs", "speedup": 1.5, "passes": ["channel"]}
@@ -64,7 +64,7 @@ def test_what_is_out_of_its_range_stays_in_float32():
 def test_a_half_precision_network_stays_one():
     float32 = network()
     given = convert_float_to_float16(network(), keep_io_types=False)
-    data = [{"x": one["x"].astype(np.float16)} if isinstance(one, dict) else one for one in feeds()]
+    data = [{"x": one["x"].astype(np.float16)} for one in feeds()]
     result = optimize(given, calibration=data, **HOW)
     assert result.reached
     assert {layer.precision for layer in result.layers} == {"fp16"}
@@ -76,6 +76,16 @@ def test_a_half_precision_network_stays_one():
     assert [layer.method for layer in result.layers] == [layer.method for layer in wanted.layers]
     x = feeds()[0]["x"]
     assert error(run(result.model, x=x.astype(np.float16))[0], run(wanted.model, x=x)[0]) < 0.05
+
+
+def test_a_half_precision_network_is_analysed():
+    given = convert_float_to_float16(network(), keep_io_types=False)
+    data = [{"x": one["x"].astype(np.float16)} for one in feeds()]
+    found = analyze(given, calibration=data, passes=["channel"])
+    wanted = analyze(network(), calibration=feeds(), passes=["channel"])
+    assert [layer.name for layer in found.layers] == [layer.name for layer in wanted.layers]
+    for one, other in zip(found.layers, wanted.layers, strict=True):
+        assert abs(one.rank(0.95) - other.rank(0.95)) <= 1
 
 
 def feeds():

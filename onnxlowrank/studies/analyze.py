@@ -25,6 +25,7 @@ from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.evidence import check_varied
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
@@ -164,8 +165,8 @@ def analyze(
             "--precision int8 takes the ranges of activations from sample inputs, and none are given; name some with "
             "--calibration"
         )
-    original = load(model)
-    normalised = normalise(original)
+    original = load(model, half=True)
+    normalised = normalise(widened(original) if is_half(original) else original)
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))
