@@ -94,7 +94,10 @@ def _for_speedup(
             if mixed is not None:
                 found.append(mixed)
     found.append(network_for_speedup(float32.builder, float32.latency_model, speedup))
-    for one in found:
-        _LOG.info("%.2fx, %d layers in float32, loses %.6f", one.speedup, len(one.float32), mixing.loss(one))
-    reached = [one for one in found if one.speedup >= speedup]
-    return min(reached, key=mixing.loss) if reached else max(found, key=lambda one: one.speedup)
+    reached = [(mixing.loss(one), one) for one in found if one.speedup >= speedup]
+    for loss, one in reached:
+        _LOG.info("%.2fx, %d layers in float32, loses %.6f", one.speedup, len(one.float32), loss)
+    if not reached:
+        return max(found, key=lambda one: one.speedup)
+    _, best = min(reached, key=lambda pair: pair[0])
+    return best
