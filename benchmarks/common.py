@@ -141,6 +141,11 @@ class Prepared:
         """The network's layers."""
         return self.about.layers
 
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """How the network's outputs are measured."""
+        return class_measures(self.about.model)
+
     def network(self, threads: int) -> Network:
         """Return the network as the search takes it."""
         lowering = Lowerings(self.timer(threads))

@@ -14,9 +14,10 @@ SPEEDUP, LATENCY, MAX_DROP = "speedup", "latency", "max_drop"
 CONV_MACS, MAX_MACS, MAX_SIZE = "conv_macs", "max_macs", "max_size"
 COUNTED = (CONV_MACS, MAX_MACS, MAX_SIZE)
 """The goals that are counted, not measured."""
-FLOAT32, INT8, MIXED = "float32", "int8", "mixed"
-PRECISIONS = (FLOAT32, INT8)
+FLOAT32, INT8, FP16, MIXED = "float32", "int8", "fp16", "mixed"
+PRECISIONS = (FLOAT32, INT8, FP16, MIXED)
 """What networks compute in."""
+QUANTISED = (INT8, MIXED)
 WEIGHT_BITS = {"7bit": 7, "8bit": 8}
 """Of int8 weights: 7 for +-64, so that sums of two products fit 16 bits."""
 TOO_FAST = 1.1

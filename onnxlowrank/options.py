@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_metric
-from onnxlowrank.goal import FLOAT32, INT8, PRECISIONS, WEIGHT_BITS
+from onnxlowrank.goal import FLOAT32, PRECISIONS, QUANTISED, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.hardware import adds_int8_exactly
@@ -42,7 +42,9 @@ class Options:
             latency is measured.
         threads: Number of threads latency is measured with.
         precision: ``float32``, or ``int8`` for a network that is quantised (QDQ: uint8 activations, int8 weights) and
-            planned as such; ranges are those of ``calibration``.
+            planned as such; ranges are those of ``calibration``. ``mixed``: layers are int8 or float32, whichever is
+            better for the goal, a speed-up, a latency or a drop. ``fp16``: half precision, for CUDA; nodes whose
+            numbers are out of its range on ``calibration`` stay in float32.
         int8_weights: ``8bit``; or ``7bit`` for weights within +-64, with which the int8 network computes the same on
             processors without VNNI. None takes 8 where this one has it.
         passes: Names of the methods to choose from, or ``["all"]``; None means the usual ones, without
@@ -122,13 +124,15 @@ class Options:
             raise OptionError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.int8_weights is not None and self.int8_weights not in WEIGHT_BITS:
             raise OptionError(f"--int8-weights {self.int8_weights} is unknown; choose from {', '.join(WEIGHT_BITS)}")
-        if self.int8_weights is not None and self.precision != INT8:
-            raise OptionError(f"--int8-weights {self.int8_weights} is for --precision int8; give both or neither")
-        if self.precision == INT8 and self.target.kind != "cpu":
-            raise OptionError(f"--precision int8 is for --provider cpu, not for {self.provider}")
-        if self.precision == INT8 and self.calibration is None:
+        if self.int8_weights is not None and self.precision not in QUANTISED:
+            raise OptionError(
+                f"--int8-weights {self.int8_weights} is for --precision int8 or mixed; give one of these too"
+            )
+        if self.precision in QUANTISED and self.target.kind != "cpu":
+            raise OptionError(f"--precision {self.precision} is for --provider cpu, not for {self.provider}")
+        if self.precision in QUANTISED and self.calibration is None:
             raise MissingInputsError(
-                "--precision int8 takes the ranges of activations from sample inputs, and none are given; "
+                f"--precision {self.precision} takes the ranges of activations from sample inputs, and none are given; "
                 "name some with --calibration"
             )
         self._check_finetune()
@@ -138,8 +142,8 @@ class Options:
         if self.finetune is None:
             return
         TuneOptions(minutes=self.finetune, seed=self.seed).check("--finetune")
-        if self.precision == INT8:
-            raise OptionError("--finetune trains float32 networks; leave it out, or --precision int8")
+        if self.precision != FLOAT32:
+            raise OptionError(f"--finetune trains float32 networks; leave it out, or --precision {self.precision}")
         if self.calibration is None:
             raise MissingInputsError(
                 "--finetune learns from sample inputs, and none are given; name some with --calibration"

@@ -17,12 +17,13 @@ from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
 from onnxlowrank.destinations import OUTPUT, check_destinations
+from onnxlowrank.errors import OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.fit.tune import Tuner
-from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, INT8, MAX_DROP, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, FP16, MAX_DROP, MIXED, QUANTISED, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
@@ -31,6 +32,7 @@ from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.graph.verify import verify_interface
+from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
@@ -51,11 +53,13 @@ from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.held_out_loss import HeldOutLoss
 from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
-from onnxlowrank.plan.network import INT8_SUBJECT, Network
+from onnxlowrank.plan.mixed_goals import mixed_network_for
+from onnxlowrank.plan.network import FP16_SUBJECT, INT8_SUBJECT, Network
 from onnxlowrank.plan.notes import warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
+from onnxlowrank.quantize.half import Half
 from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
 from onnxlowrank.result import NOT_FINITE, Result, result_of
 from onnxlowrank.tune.finetuning import fine_tune
@@ -189,11 +193,16 @@ def optimize_each(
     kind, where = goals[0].kind, options.target
     options.check()
     methods = chosen_passes(options.passes)
+    if options.precision == MIXED and kind in COUNTED:
+        raise OptionError(
+            "--precision mixed weighs time against accuracy: it is for a measured --speedup, --latency or --max-drop; "
+            "use --precision int8 here"
+        )
 
-    original = load(model, dequantize=options.dequantize)
+    original = load(model, dequantize=options.dequantize, half=True)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
-    normalised = unfold_recurrent(normalise(original))
-    if options.precision == INT8:
+    normalised = unfold_recurrent(normalise(widened(original) if is_half(original) else original))
+    if options.precision in QUANTISED:
         normalised = ready_for_int8(normalised)
     found_layers = find_layers(normalised)
     if not found_layers:
@@ -237,11 +246,16 @@ def optimize_each(
         if options.selection == EXACT:
             losses = SensitivityLosses(calibration, drafts, candidates, measures, progress)
         int8 = None
-        if options.precision == INT8:
+        if options.precision in QUANTISED:
             judged = [one.tensor for one in measures]
             int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
-        timer = ChainTimer(where, times) if int8 is None else ChainTimer(where, times, int8.outline, INT8_SUBJECT)
+        half = Half(stacked) if int8 is None and (options.precision == FP16 or is_half(original)) else None
+        timer = ChainTimer(where, times)
+        if int8 is not None:
+            timer = ChainTimer(where, times, int8.outline, INT8_SUBJECT)
+        elif half is not None:
+            timer = ChainTimer(where, times, half.outline, FP16_SUBJECT)
         lowering = Lowerings(None if kind in COUNTED else timer)
         network = Network(
             original,
@@ -257,6 +271,7 @@ def optimize_each(
             times,
             at_once,
             int8,
+            half,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
         tuner = None
@@ -269,7 +284,8 @@ def optimize_each(
             differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))
             int8_alone = Int8Alone(alone.speedup, byte_count(alone.model), differs)
         for goal in goals:
-            fitted = network_for(goal, builder, timer, unseen, choosing, alone)
+            find = mixed_network_for if options.precision == MIXED else network_for
+            fitted = find(goal, builder, timer, unseen, choosing, alone)
             tuned = None if options.finetune is None else tuned_network(fitted, network, inputs, options, progress)
             if tuned is not None:
                 fitted = replace(fitted, model=tuned.model)
@@ -283,6 +299,7 @@ def optimize_each(
                 *hidden_layers(original),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
-            found = result_of(goal, fitted, network, reasons, agreement, notes, start, int8_alone)
+            about = options.precision, reasons, agreement, notes, start, int8_alone
+            found = result_of(goal, fitted, network, *about)
             yield found if tuned is None else replace(found, is_interrupted=tuned.is_interrupted)
             start = time.perf_counter()

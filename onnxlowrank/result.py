@@ -12,7 +12,7 @@ import onnx
 
 from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement
-from onnxlowrank.goal import CONV_MACS, FLOAT32, INT8, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
+from onnxlowrank.goal import CONV_MACS, FLOAT32, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP, Goal
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.graph.outside import byte_count
@@ -25,6 +25,9 @@ from onnxlowrank.plan.network import Network
 from onnxlowrank.quantize.qdq import precision_of
 
 SCHEMA = 5
+ROUNDING_COSTS = "what int8 would lose here is worth more than the time it saves"
+OUT_OF_RANGE = "numbers it reads or computes are out of the range of fp16"
+FLOAT32_IS_BETTER = "nothing was found that is int8 and better"
 NOT_FINITE = "it computes or reads what is not finite"
 
 
@@ -42,7 +45,7 @@ class LayerReport:
         kept_because: Why the layer stayed as it was; empty when it did not.
         milliseconds: Inside the network, by onnxruntime's profiler, before and after; None where it does not tell.
         places: How many nodes share the weight; MACs and milliseconds are those of all, parameters count once.
-        precision: ``float32`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
+        precision: ``float32``, ``fp16`` or ``int8``, of what it became; ``mixed`` where some of its chain is int8.
         float32_because: Why it stayed in float32 in an int8 network; empty elsewhere.
     """
 
@@ -97,7 +100,7 @@ class Result:
         threads: Number of threads of the latencies.
         seconds: How long the optimisation took.
         notes: What the user should know, e.g. that no calibration data were given.
-        precision: What was asked for: ``float32`` or ``int8``.
+        precision: What was asked for: ``float32``, ``fp16``, ``int8`` or ``mixed``.
         int8_weights: Bits of its int8 weights; None where it has none.
         int8_alone: What int8 alone gives, where that is the precision.
         first_filters: ``[F, 3, kh, kw]`` of a first layer that sees RGB, before and after; None where there is none.
@@ -173,6 +176,7 @@ def result_of(
     goal: Goal,
     fitted: FittedNetwork,
     network: Network,
+    precision: str,
     reasons: Mapping[str, str],
     agreement: Agreement,
     notes: tuple[str, ...],
@@ -185,6 +189,7 @@ def result_of(
         goal: What was asked for.
         fitted: The network.
         network: What it was made of.
+        precision: What was asked for.
         reasons: Why layers have no candidates.
         agreement: How far its outputs differ.
         notes: What the user should know.
@@ -213,7 +218,7 @@ def result_of(
         threads=network.target.threads,
         seconds=time.perf_counter() - start,
         notes=notes,
-        precision=FLOAT32 if network.int8 is None else INT8,
+        precision=precision,
         int8_weights=None if network.int8 is None else network.int8.weight_bits,
         int8_alone=alone,
         first_filters=_first_filters(layers[0], fitted),
@@ -245,8 +250,20 @@ def _report_layer(
         milliseconds=milliseconds.get(layer.name),
         places=len(layer.places),
         precision=precision_of(fitted.model, layer),
-        float32_because="" if network.int8 is None else network.int8.reasons.get(layer.name, ""),
+        float32_because=_float32_because(layer, fitted, network),
     )
+
+
+def _float32_because(layer: Layer, fitted: FittedNetwork, network: Network) -> str:
+    """Return why a layer stayed in float32 in a network that was to be int8."""
+    if network.half is not None and precision_of(fitted.model, layer) == FLOAT32:
+        return "" if fitted.model is network.original else OUT_OF_RANGE
+    if network.int8 is None:
+        return ""
+    known = network.int8.reasons.get(layer.name, "")
+    if known or precision_of(fitted.model, layer) != FLOAT32:
+        return known
+    return ROUNDING_COSTS if layer.name in fitted.float32 else FLOAT32_IS_BETTER
 
 
 def _report_kept(one: KeptNode) -> LayerReport:

@@ -233,7 +233,7 @@ def test_what_it_writes_it_reads_again():
     ("change", "error", "says"),
     [
         ({"calibration": None}, MissingInputsError, "--calibration"),
-        ({"precision": "int4"}, OptionError, "choose from float32, int8"),
+        ({"precision": "int4"}, OptionError, "choose from float32, int8, fp16, mixed"),
         ({"provider": "cuda"}, OptionError, "--provider cpu"),
     ],
 )

@@ -24,6 +24,8 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.passes import load_passes
 
 CLOSE = 1e-3
+ROUNDED = 0.03
+"""By what int8 networks may differ: a sum that lies between two steps is rounded up by one and down by another."""
 HERE = Path(__file__).parents[1] / "models" / "vgg_cifar10.onnx"
 ELSEWHERE = (
     sorted(Path(os.environ["ONNXLOWRANK_NETWORKS"]).glob("*.onnx")) if "ONNXLOWRANK_NETWORKS" in os.environ else []
@@ -98,16 +100,31 @@ def written(tmp_path_factory):
     return write
 
 
-def check(reader, path, feeds):
+def check(reader, path, feeds, close=CLOSE):
     expected = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
     found = READERS[reader](path, feeds)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert error(np.asarray(one), other) < CLOSE
+        assert error(np.asarray(one), other) < close
 
 
 def test_what_is_written_is_read(written):
     check("onnx", *written("all", network(), speedup=1.5, target="macs"))
+
+
+@pytest.mark.parametrize("reader", ["openvino", "node"])
+def test_int8_networks_are_read(written, reader):
+    path, feeds = written("int8", network(), speedup=1.5, target="macs", precision="int8", int8_weights="7bit")
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+    check(reader, path, feeds, ROUNDED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["openvino", "node"])
+@pytest.mark.parametrize("file", [HERE, *ELSEWHERE], ids=lambda path: path.stem)
+def test_real_int8_networks_are_read(written, reader, file):
+    how = {"speedup": 2.0, "target": "macs", "precision": "int8", "int8_weights": "7bit"}
+    check(reader, *written(f"int8_{file.stem}", load(file), **how), ROUNDED)
 
 
 BY_HAND = {

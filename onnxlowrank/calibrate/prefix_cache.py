@@ -7,13 +7,11 @@ the shortcut, of a detector the scales that are joined later.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import ValueInfoProto, helper
 
 from onnxlowrank.calibrate.capture import Rows, run_probes
+from onnxlowrank.calibrate.stored_tensors import MOST_BYTES, StoredTensors, is_numeric
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.cut import behind, frontier
 from onnxlowrank.graph.layer import Layer
@@ -21,18 +19,13 @@ from onnxlowrank.graph.probe import Probe, add_probes, expose, tensor_names
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.walk import with_outputs
 from onnxlowrank.inputs.feeds import Inputs, byte_count
-from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.progress import Advance
-from onnxlowrank.temporary import Scratch
-
-_MOST_BYTES = 2**30
-"""Of the activations kept in the temporary folder."""
 
 
 class PrefixCache:
     """A network and those of its tensors that carry all that is computed later.
 
-    They are kept for all inputs, and what is before them is forgotten. Where they would take more than ``_MOST_BYTES``,
+    They are kept for all inputs, and what is before them is forgotten. Where they would take more than ``MOST_BYTES``,
     networks run from earlier ones or their inputs.
     """
 
@@ -68,14 +61,14 @@ class PrefixCache:
             return list(run_probes(*self.probed(chains, probes), self._seed, advance))
         fed = {value.name for value in left.graph.input}
         computed = [name for name in tensors if name not in fed]
-        keeping, found = _Kept(tensors), []
+        keeping, found = StoredTensors(tensors), []
         both = self._part(left, chains, {*computed, *(probe.tensor for probe in probes)})
         extended = with_outputs(add_probes(both, probes), computed)
         for index, rows in enumerate(run_probes(extended, inputs, self._seed, advance, computed)):
             values = {name: rows.pop(name) for name in computed}
             if len(values) < len(tensors):
                 values |= {name: value for name, value in inputs[index].items() if name in tensors}
-            if not all(map(_is_numeric, values.values())) or byte_count(values) * len(inputs) > _MOST_BYTES:
+            if not all(map(is_numeric, values.values())) or byte_count(values) * len(inputs) > MOST_BYTES:
                 return list(run_probes(*self.probed(chains, probes), self._seed, advance))
             keeping.add(values)
             found.append(rows)
@@ -111,60 +104,3 @@ class PrefixCache:
             if layer.name in chains and places:
                 there.append(layer.at(places))
         return rewrite(model, there, {layer.name: chains[layer.name] for layer in there})
-
-
-def _is_numeric(value: object) -> bool:
-    """Return whether a tensor is an array of numbers: there are sequences and strings, too."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-
-
-class _Kept:
-    """Tensors of every feed, in the temporary folder, as long as there is room.
-
-    Attributes:
-        complete: Whether there was room.
-    """
-
-    def __init__(self, tensors: Sequence[str]) -> None:
-        self.complete = True
-        self._tensors = tensors
-        self._scratch = Scratch()
-        self._feeds = 0
-        self._types: dict[str, int] = {}
-        self._shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in tensors}
-
-    def add(self, values: Feeds) -> None:
-        """Keep the tensors of the next feed."""
-        if not self.complete:
-            return
-        for name, value in values.items():
-            self._types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
-            self._shapes[name].append(value.shape)
-            try:
-                np.save(self._file(self._feeds, name), value, allow_pickle=False)
-            except OSError:
-                self._scratch.remove()
-                self.complete = False
-                return
-        self._feeds += 1
-
-    def described(self) -> list[ValueInfoProto]:
-        """Return the tensors as inputs of a network; sizes that are not always the same are left open."""
-        infos = []
-        for name, shapes in self._shapes.items():
-            sizes = None
-            if len(set(map(len, shapes))) == 1:
-                sizes = [axis[0] if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True)]
-            infos.append(helper.make_tensor_value_info(name, self._types[name], sizes))
-        return infos
-
-    def inputs(self, like: Inputs) -> Inputs:
-        """Return them as inputs, of the same samples as those they were computed from."""
-
-        def read(index: int) -> Feeds:
-            return {name: np.load(self._file(index, name), allow_pickle=False) for name in self._tensors}
-
-        return Inputs(read, len(like), like.batch, like.description, keep=self._scratch, samples=like.samples)
-
-    def _file(self, index: int, name: str) -> Path:
-        return self._scratch.folder / f"{index}_{self._tensors.index(name)}.npy"

@@ -9,9 +9,10 @@ import typer
 
 from onnxlowrank.cli.app import app
 from onnxlowrank.cli.groups import ImageOptions, ReportOptions, with_groups
-from onnxlowrank.cli.options import Calibration, CustomOps, Passes, Seed, Shape, this_command
+from onnxlowrank.cli.options import AnalysedPrecision, Calibration, CustomOps, Passes, Seed, Shape, this_command
 from onnxlowrank.cli.parsing import names, shape
 from onnxlowrank.cli.stages import stages
+from onnxlowrank.goal import FLOAT32
 from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.report.analyze import analysis_report
 from onnxlowrank.studies.analyze import analyze as run
@@ -34,6 +35,7 @@ def analyze(
     shape_: Shape = None,
     custom_ops: CustomOps = None,
     passes: Passes = None,
+    precision: AnalysedPrecision = FLOAT32,
     images: ImageOptions,
     seed: Seed = 0,
     output: ReportOptions,
@@ -46,6 +48,7 @@ def analyze(
             calibration=calibration,
             shapes=dict(shape(text) for text in shape_ or ()),
             preprocess=images.read(),
+            precision=precision,
             passes=None if passes is None else names(passes),
             seed=seed,
             progress=progress,

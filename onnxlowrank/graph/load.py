@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,10 +31,9 @@ Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
 
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits"}
-_HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-def load(source: Source, any_precision: bool = False, dequantize: bool = False) -> ModelProto:
+def load(source: Source, any_precision: bool = False, dequantize: bool = False, half: bool = False) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
 
     What is beyond protobuf's 2 GiB stays in its file, see :mod:`onnxlowrank.graph.outside`.
@@ -43,6 +42,7 @@ def load(source: Source, any_precision: bool = False, dequantize: bool = False) 
         source: The file, or the model.
         any_precision: Whether it may be quantised or have half-precision weights: to be run, not to be decomposed.
         dequantize: Whether to return the float32 network of a QDQ one.
+        half: Whether layers may have float16 weights.
 
     Raises:
         ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
@@ -65,7 +65,7 @@ def load(source: Source, any_precision: bool = False, dequantize: bool = False) 
         _check(model, source, label)
         model = dequantised(model, label)
     if not any_precision:
-        _refuse_low_precision(model, label)
+        _refuse_low_precision(model, label, half)
     _check(model, source, label)
     return model
 
@@ -135,8 +135,8 @@ def _read(path: Path) -> ModelProto:
     return model
 
 
-def _refuse_low_precision(model: ModelProto, label: str) -> None:
-    """Raise ModelError for a quantised or half-precision model."""
+def _refuse_low_precision(model: ModelProto, label: str, float16: bool) -> None:
+    """Raise ModelError for a quantised or half-precision model; it may be a ``float16`` one where that is said."""
     nodes = list(walk(model.graph.node)) + [node for function in model.functions for node in walk(function.node)]
     for node in nodes:
         if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
@@ -144,25 +144,21 @@ def _refuse_low_precision(model: ModelProto, label: str) -> None:
                 f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
                 "give the float32 network, or --dequantize to make one of it, and quantise it with --precision int8."
             )
-    half = {name for graph in [model.graph, *(g for node in nodes for g in subgraphs(node))] for name in _half(graph)}
-    half |= {node.output[0] for node in nodes if _is_half_constant(node)}
+    kinds = {TensorProto.BFLOAT16} if float16 else {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    graphs = [model.graph, *(graph for node in nodes for graph in subgraphs(node))]
+    half = {tensor.name for graph in graphs for tensor in graph.initializer if tensor.data_type in kinds}
+    half |= {node.output[0] for node in nodes if _is_constant_of(node, kinds)}
     for node in nodes:
         if node.op_type == "Identity" and half.intersection(node.input):
             half.update(node.output)
         if node.op_type in ("Conv", "Gemm", "MatMul") and half.intersection(node.input):
-            raise UnsupportedModelError(
-                f"{label} has half-precision weights (node '{node.name}'); convert to float32 first."
-            )
+            kind = "bfloat16" if float16 else "half-precision"
+            raise UnsupportedModelError(f"{label} has {kind} weights (node '{node.name}'); convert to float32 first.")
 
 
-def _half(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the half-precision initializers of ``graph``."""
-    return [tensor.name for tensor in graph.initializer if tensor.data_type in _HALF]
-
-
-def _is_half_constant(node: NodeProto) -> bool:
-    """Return whether ``node`` is a Constant in half precision."""
-    return node.op_type == "Constant" and any(attribute.t.data_type in _HALF for attribute in node.attribute)
+def _is_constant_of(node: NodeProto, kinds: Collection[int]) -> bool:
+    """Return whether ``node`` is a Constant of one of these types."""
+    return node.op_type == "Constant" and any(attribute.t.data_type in kinds for attribute in node.attribute)
 
 
 def _check(model: ModelProto, source: Source, label: str) -> None:

@@ -78,6 +78,12 @@ class NetworkBuilder:
         before, after = self._timed(fitted.model)
         return replace(fitted, before=fitted.before.with_those(before), after=fitted.after.with_those(after))
 
+    def mixed(self, fitted: FittedNetwork, float32: Collection[str]) -> FittedNetwork:
+        """Return an int8 network once more, layers of these names in float32."""
+        model = self.network.finished(fitted.chains, self.progress, float32)
+        before, after = self._timed(model)
+        return replace(fitted, model=model, before=before, after=after, predicted=None, float32=frozenset(float32))
+
     def original(self, reason: str) -> FittedNetwork:
         """Return the network as it was given, for want of a better one."""
         return self._with_all_kept(self.network.original, reason)
@@ -116,6 +122,7 @@ class FittedNetwork:
         failed: Names of the layers that were to be rewritten, but whose chains were not finite.
         reason: Why layers that had a choice were kept, where that is the same for all.
         tradeoff: What there was to choose from, once the network is chosen.
+        float32: Names of the layers that were chosen to stay in float32 in an int8 network.
     """
 
     plan: Plan
@@ -127,6 +134,7 @@ class FittedNetwork:
     reason: str = ""
     failed: Collection[str] = ()
     tradeoff: Tradeoff | None = None
+    float32: Collection[str] = ()
 
     @property
     def speedup(self) -> float:

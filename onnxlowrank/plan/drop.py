@@ -9,7 +9,7 @@ tests, which errs no more often than a single one (Maurer, Hothorn & Lehmacher 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxlowrank.errors import OptionError
@@ -32,6 +32,8 @@ _NEAR = 1.1
 _FURTHER = 1.5
 """By how much more than int8 alone the first network is to be faster."""
 _NOTHING = "no faster network is confirmed to lose so little"
+Quieter = Callable[[FittedNetwork], Iterator[FittedNetwork]]
+"""Makes of an int8 network others that lose less and are slower."""
 _CHOOSING = 3
 """Every third input chooses."""
 
@@ -77,6 +79,8 @@ def network_for_drop(
     choosing: Inputs,
     points: float,
     alone: FittedNetwork | None = None,
+    others: Callable[[], Sequence[FittedNetwork]] = tuple,
+    quieter: Quieter | None = None,
 ) -> FittedNetwork:
     """Return the fastest network found that is confirmed to lose at most so much; the original one if there is none.
 
@@ -87,12 +91,14 @@ def network_for_drop(
         choosing: To search by.
         points: Of accuracy, per cent of other classes, or units of the metric.
         alone: The network that is int8 and nothing else, where that is the precision asked for.
+        others: Finds networks by another search, to be confirmed likewise.
+        quieter: Of an int8 network that loses too much, others that lose less.
     """
     if builder.is_free:
         best = builder.original(_NOTHING)
     else:
         best, alone = builder.build(least_plan(builder.candidates), reason=_NOTHING), None
-    found = _search(builder, latency_model, choosing, points, len(confirming), alone)
+    found = [*search_for_drop(builder, latency_model, choosing, points, len(confirming), alone, quieter), *others()]
     for fitted in sorted(found, key=lambda one: one.speedup):
         if _agreement(builder, fitted, confirming).largest_drop > points:
             break
@@ -100,13 +106,14 @@ def network_for_drop(
     return best
 
 
-def _search(
+def search_for_drop(
     builder: NetworkBuilder,
     latency_model: LatencyModel,
     choosing: Inputs,
     points: float,
     confirming: int,
-    alone: FittedNetwork | None,
+    alone: FittedNetwork | None = None,
+    quieter: Quieter | None = None,
 ) -> list[FittedNetwork]:
     """Return the networks found that are likely to be confirmed, by bisection over speed-ups."""
     found: list[FittedNetwork] = []
@@ -118,10 +125,11 @@ def _search(
 
     low, high, speedup = 1.0, math.inf, DEFAULT_SPEEDUP
     if alone is not None:
-        if not is_likely(alone):
+        first = next(filter(is_likely, _alternatives(alone, quieter)), None)
+        if first is None:
             return []  # what is rewritten besides loses more
-        found.append(replace(alone, reason=_NOTHING))
-        low = max(alone.speedup, 1.0)
+        found.append(replace(first, reason=_NOTHING))
+        low = max(first.speedup, 1.0)
         speedup = _FURTHER * low
     for _ in range(_FITS):
         planned = search_plan(builder.network, latency_model, builder.select, speedup, builder.progress)
@@ -133,10 +141,22 @@ def _search(
                 break  # there is none faster
         else:
             high = speedup
+            for other in () if quieter is None else quieter(fitted):
+                if other.speedup > low and is_likely(other):
+                    found.append(other)
+                    low = min(other.speedup, high)
+                    break
         if high / low < _NEAR:
             break
         speedup = 2 * low if math.isinf(high) else math.sqrt(low * high)
     return found
+
+
+def _alternatives(fitted: FittedNetwork, quieter: Quieter | None) -> Iterator[FittedNetwork]:
+    """Yield a network, and those that lose less."""
+    yield fitted
+    if quieter is not None:
+        yield from quieter(fitted)
 
 
 def _agreement(builder: NetworkBuilder, fitted: FittedNetwork, inputs: Inputs) -> Agreement:

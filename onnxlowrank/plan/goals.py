@@ -26,7 +26,7 @@ _FITS = 3
 """How often a plan is fitted, should the network turn out slower than its outline."""
 _DOUBTFUL = 1.04
 """A fitted network that misses the speed-up by a smaller factor than this is timed again before it is given up."""
-_NOT_NEEDED = "the goal is reached without it"
+NOT_NEEDED = "the goal is reached without it"
 
 
 def network_for(
@@ -58,7 +58,7 @@ def network_for(
             fitted = network_for_drop(builder, latency_model, unseen, choosing, goal.value, alone)
         else:
             fitted = network_for_speedup(builder, latency_model, goal.value, alone)
-        tradeoff = _timed_tradeoff(builder, latency_model)
+        tradeoff = timed_tradeoff(builder, latency_model)
     return replace(fitted, tradeoff=tradeoff)
 
 
@@ -99,7 +99,7 @@ def network_for_latency(
     network = builder.network
     (now,) = measure_in_sessions([network.original], network.feeds, network.target, seconds=5.0)
     if now.median <= milliseconds and alone is None:
-        return builder.build(least_plan(builder.candidates), reason=_NOT_NEEDED)
+        return builder.build(least_plan(builder.candidates), reason=NOT_NEEDED)
     return network_for_speedup(builder, latency_model, now.median / milliseconds, alone)
 
 
@@ -115,7 +115,7 @@ def network_for_macs(builder: NetworkBuilder, most: float) -> FittedNetwork:
     for_layers = most - sum(one.macs for one in builder.network.kept)
     plan = least_plan(builder.candidates)
     if sum(candidate.macs for candidate in plan.values()) <= for_layers:
-        return builder.build(plan, reason=_NOT_NEEDED)
+        return builder.build(plan, reason=NOT_NEEDED)
     return _within_macs(builder, for_layers)
 
 
@@ -139,9 +139,10 @@ def network_for_size(builder: NetworkBuilder, most: float) -> FittedNetwork:
     """Return the network whose file has at most so many bytes, or as few as possible."""
     network, plan, in_bytes = builder.network, least_plan(builder.candidates), _in_bytes(builder.network)
     is_rewritten = any(candidate.method != KEEP for candidate in plan.values())
-    least = network.outline(plan) if is_rewritten or network.int8 is not None else network.original
+    is_lower = network.int8 is not None or network.half is not None
+    least = network.outline(plan) if is_rewritten or is_lower else network.original
     if byte_count(least) <= most:
-        return builder.build(plan, reason=_NOT_NEEDED)
+        return builder.build(plan, reason=NOT_NEEDED)
 
     size = byte_count(least if is_rewritten else network.kept_all)
     for _ in range(_FITS):  # what a plan adds to the parameters, names and shapes, depends on the plan
@@ -157,6 +158,8 @@ def _in_bytes(network: Network) -> Callable[[Candidate], int]:
     """Return what tells the bytes of a candidate's weights, as they are stored."""
     if network.int8 is not None:
         return lambda candidate: candidate.parameters
+    if network.half is not None:
+        return lambda candidate: 2 * candidate.parameters
     return lambda candidate: bytes_per_weight(network.stored_types, candidate.layer) * candidate.parameters
 
 
@@ -178,7 +181,7 @@ def _counted_tradeoff(builder: NetworkBuilder, kind: str) -> Tradeoff:
     return Tradeoff(choices, whole, fixed, builder.losses, builder.select)
 
 
-def _timed_tradeoff(builder: NetworkBuilder, latency_model: LatencyModel) -> Tradeoff:
+def timed_tradeoff(builder: NetworkBuilder, latency_model: LatencyModel) -> Tradeoff:
     """Return what a selection by time chose from."""
     about = latency_model.whole, latency_model.rest, builder.losses, builder.select
     return Tradeoff(latency_model.choices, *about)

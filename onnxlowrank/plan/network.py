@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from onnxlowrank.graph.probe import with_only_outputs
 from onnxlowrank.graph.recurrent import fold_recurrent
 from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.graph.storage import StoredTypes, store, stored_types
+from onnxlowrank.graph.widen import is_half
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.cache import Cache
@@ -32,10 +33,11 @@ from onnxlowrank.measure.node_times import profile_interleaved
 from onnxlowrank.measure.sessions import Target
 from onnxlowrank.passes.base import KEEP, ApplicablePasses, Plan, placeholder
 from onnxlowrank.progress import Advance, Progress
+from onnxlowrank.quantize.half import Half
 from onnxlowrank.quantize.int8 import Int8
 
-INT8_SUBJECT = {"precision": "int8"}
-"""What times of int8 layers and chains are remembered with."""
+INT8_SUBJECT, FP16_SUBJECT = {"precision": "int8"}, {"precision": "fp16"}
+"""What times of layers and chains in these are remembered with."""
 _DENSE_S = 4.0
 
 
@@ -56,7 +58,8 @@ class Network:
         kept: What multiplies and accumulates, and belongs to no layer.
         times: Remembers measured times.
         at_once: How many of its inputs may be joined to one.
-        int8: Makes it int8; None where it stays in float32.
+        int8: Makes it int8; None where it is not to be.
+        half: Makes it half precision; likewise.
     """
 
     original: onnx.ModelProto
@@ -72,6 +75,7 @@ class Network:
     times: Cache = field(default_factory=Cache)
     at_once: int = 1
     int8: Int8 | None = None
+    half: Half | None = None
 
     def compare(
         self, model: onnx.ModelProto, chains: Mapping[str, Chain] | None, inputs: Inputs, advance: Advance
@@ -107,7 +111,7 @@ class Network:
     @cached_property
     def dense(self) -> onnx.ModelProto:
         """The network with all its layers kept, as it is timed."""
-        return self.folded if self.int8 is None else self.int8.outline(self.folded)
+        return self._as_timed(self.folded)
 
     @cached_property
     def folded(self) -> onnx.ModelProto:
@@ -119,16 +123,30 @@ class Network:
         """The network with all its layers kept, as it is written: to be counted."""
         return self._timed({})
 
-    def finished(self, chains: Mapping[str, Chain], progress: Progress) -> onnx.ModelProto:
-        """Return the network with fitted chains in place of layers as it is given to the user."""
+    def finished(
+        self, chains: Mapping[str, Chain], progress: Progress, float32: Collection[str] = ()
+    ) -> onnx.ModelProto:
+        """Return the network with fitted chains in place of layers as it is given to the user.
+
+        Args:
+            chains: By layer.
+            progress: Told how far it is.
+            float32: Layers of an int8 network that stay in float32.
+        """
         if self.int8 is not None:
-            return self.int8.network(chains, self.written, progress)
+            return self.int8.network(chains, self.written, progress, float32)
+        if self.half is not None and (chains or not is_half(self.original)):
+            return self.half.network(chains, self.written, progress)
         return self.written(chains) if chains else self.original
 
     def _timed(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers as it is timed."""
-        written = self.written(chains)
-        return written if self.int8 is None else self.int8.outline(written)
+        return self._as_timed(self.written(chains))
+
+    def _as_timed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a float32 network in the precision that is planned in."""
+        lower = self.half if self.int8 is None else self.int8
+        return model if lower is None else lower.outline(model)
 
     def written(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers, orders of maps folded, weights as they were stored."""
@@ -176,7 +194,7 @@ class Network:
     def original_time(self) -> float:
         """The milliseconds of the original network."""
         _, whole = self.dense_times
-        if self.int8 is None:
+        if self.int8 is None and self.half is None:
             return whole
         both = self.original, self.dense
         return whole * median_speedup(*measure_in_sessions(both, self.feeds, self.target, _DENSE_S, fewest=2))
@@ -187,7 +205,7 @@ class Network:
 
     @cached_property
     def _inside(self) -> InsideTimer:
-        subject = None if self.int8 is None else INT8_SUBJECT
+        subject = INT8_SUBJECT if self.int8 is not None else FP16_SUBJECT if self.half is not None else None
         return InsideTimer(self.dense, self.layers, self.feeds, self.target, self.times, subject)
 
     def layer_times(self, *models: onnx.ModelProto) -> list[dict[str, float]]:

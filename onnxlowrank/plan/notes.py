@@ -6,6 +6,7 @@ import math
 
 from onnxlowrank.evaluate.agreement import Agreement
 from onnxlowrank.goal import CONV_MACS, SPEEDUP, TOO_FAST, Goal
+from onnxlowrank.graph.widen import is_half
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import Plan
 from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork
@@ -61,6 +62,11 @@ def warnings_of(
         warnings.append(
             "int8 weights have 8 bits: on x86 processors without VNNI sums of products overflow and OUTPUT computes "
             "something else; --int8-weights 7bit computes the same everywhere"
+        )
+    if network.half is not None and network.target.kind == "cpu" and not is_half(network.original):
+        warnings.append(
+            "half precision is for --provider cuda and does not pay on the CPU, where onnxruntime computes in float32 "
+            "between Casts"
         )
     uncounted = [f"{one.name} ({one.reason})" for one in network.kept if not one.is_counted]
     if uncounted:

@@ -1,5 +1,6 @@
-"""Static int8: a float32 network and sample inputs become a network of QuantizeLinear and DequantizeLinear pairs.
+"""Other precisions: a float32 network and sample inputs become an int8 network, or one of half precision.
 
-Ranges of activations are observed in one pass over the inputs, chains are equalised so that one range fits all their
-inner maps, onnxruntime's quantizer writes the pairs, and biases take back what rounding moves the responses by.
+Static int8 is written as QuantizeLinear and DequantizeLinear pairs. Ranges of activations are observed in one pass over
+the inputs, chains are equalised so that one range fits all their inner maps, onnxruntime's quantizer writes the pairs,
+weights are rounded anew and biases moved: they take back what rounding does to the responses.
 """

@@ -28,11 +28,12 @@ _MOST = 2.0**10
 
 
 def equalise(chain: Chain, sizes: Sequence[Scales]) -> Chain:
-    """Return the chain that computes the same, and whose inner maps all have the size of the largest among them.
+    """Return the chain that computes the same, and whose inner maps all reach as far as the one that reaches furthest.
 
     Args:
         chain: As it is written.
-        sizes: Behind every link but the last, how large its maps are ``[maps]``, e.g. their largest magnitudes.
+        sizes: Behind every link but the last, how far its maps reach ``[maps]``, e.g. their numbers of largest
+            magnitude. Maps that reach down are turned over: then all reach up, and one range suits them better.
     """
     steps = list(chain.steps)
     for number, size in enumerate(sizes):
@@ -66,21 +67,35 @@ def equalised(
         return dict(chains)
     for values in activations(written, tensors, inputs, advance):
         for name, value in values.items():
-            largest = np.abs(np.moveaxis(value, axes.get(name, -1), 0)).reshape(value.shape[axes.get(name, -1)], -1)
-            found = largest.max(axis=1, initial=0).astype(np.float64)
-            sizes[name] = np.maximum(sizes.get(name, found), found)
+            axis = axes.get(name, -1)
+            by_map = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
+            found = _further(by_map.max(axis=1, initial=0), by_map.min(axis=1, initial=0))
+            sizes[name] = _further(sizes.get(name, found), found)
     return {
-        name: equalise(chain, [np.max([sizes[one] for one in found], axis=0) for found in inner[name]])
+        name: equalise(chain, [_furthest([sizes[one] for one in found]) for found in inner[name]])
         for name, chain in chains.items()
     }
 
 
+def _furthest(sizes: Sequence[Scales]) -> Scales:
+    first, *others = sizes
+    for other in others:
+        first = _further(first, other)
+    return first
+
+
+def _further(one: FloatArray, other: FloatArray) -> Scales:
+    """Return whichever is further from zero, entry by entry."""
+    return np.where(np.abs(other) > np.abs(one), other, one).astype(np.float64)
+
+
 def _scales(sizes: Scales) -> Scales:
-    """Return what makes all maps as large as the largest one."""
-    largest = sizes.max(initial=0.0)
+    """Return what makes all maps reach as far up as the largest one reaches."""
+    largest = np.abs(sizes).max(initial=0.0)
     if not (np.isfinite(largest) and largest > 0):
         return np.ones_like(sizes)
-    scales: Scales = largest / np.maximum(sizes, largest / _MOST)
+    signs = np.where(sizes < 0, -1.0, 1.0)
+    scales: Scales = signs * largest / np.maximum(np.abs(sizes), largest / _MOST)
     return scales
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import version_converter
 
 from onnxlowrank.boundary import foreign, reason
-from onnxlowrank.calibrate.hold_out import affordable, spread
+from onnxlowrank.calibrate.hold_out import spread
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
@@ -19,14 +19,17 @@ from onnxlowrank.graph.walk import named, names, opset, rebuild
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.parallel import in_parallel
 from onnxlowrank.progress import Advance, Progress
-from onnxlowrank.quantize.bias import with_corrected_biases
 from onnxlowrank.quantize.equalise import equalised
 from onnxlowrank.quantize.observe import observe
 from onnxlowrank.quantize.qdq import OPSET, activations_of, chain_owner, quantisable, quantise
 from onnxlowrank.quantize.ranges import Range, Ranging, least_squares
+from onnxlowrank.quantize.refit import refitted
 
 _OBSERVED = 128
 """Samples that ranges are observed on."""
+_MOST_MACS, _FEWEST = 1e12, 16
+"""Multiply-accumulates of the layers, over all the samples that chains are refitted on; the fewest samples of these."""
+WEIGHTS, BIASES = "weights", "biases"
 _MADE_UP = Range(-1.0, 1.0)
 """Of tensors that are only timed; it takes as long whatever it is, as long as it has both signs."""
 
@@ -47,7 +50,8 @@ class Int8:
         weight_bits: 8, or 7; see :func:`~onnxlowrank.quantize.qdq.quantise`.
         ranging: Chooses ranges.
         equalise: Whether inner maps of chains are scaled alike.
-        correct: Whether biases take back what rounding moves means by.
+        refit: Whether ``biases`` take back what rounding moves means by, or ``weights`` are rounded anew as well, or
+            nothing is refitted: an empty text.
     """
 
     model: onnx.ModelProto
@@ -58,7 +62,7 @@ class Int8:
     weight_bits: int = 8
     ranging: Ranging = least_squares
     equalise: bool = True
-    correct: bool = True
+    refit: str = WEIGHTS
 
     def outline(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return a rewritten network as int8, to be timed: tensors that are new in it have ranges that are made up."""
@@ -70,13 +74,14 @@ class Int8:
             )
         new = dict.fromkeys(activations_of(model, quantisable(model)), _MADE_UP)
         exposed = [name for name in self.exposed if name in names(model)]
-        return quantise(model, new | dict(self.ranges), self._float32(model), exposed, self.weight_bits)
+        return quantise(model, new | dict(self.ranges), self.float32_nodes(model), exposed, self.weight_bits)
 
     def network(
         self,
         chains: Mapping[str, Chain],
         write: Callable[[Mapping[str, Chain]], onnx.ModelProto],
         progress: Progress,
+        float32: Collection[str] = (),
     ) -> onnx.ModelProto:
         """Return the network with chains in place of layers as int8.
 
@@ -84,16 +89,42 @@ class Int8:
             chains: By layer.
             write: Makes the float32 network of chains.
             progress: Told how far it is.
+            float32: Names of layers that stay in float32.
         """
-        few = self.inputs.subset(spread(self.inputs, min(_OBSERVED, affordable(self.layers))))
         advance = progress.stage("quantise", 3.0)
-        each = 1 / len(few)
+        draft = self.draft(chains, write, advance)
+        quantised = draft.quantised(float32)
+        if not self.refit:
+            return quantised
+        return refitted(draft.model, quantised, self._few, self.weight_bits, advance, self.refit == WEIGHTS)
+
+    def draft(
+        self, chains: Mapping[str, Chain], write: Callable[[Mapping[str, Chain]], onnx.ModelProto], advance: Advance
+    ) -> Draft:
+        """Return the network with equalised chains in place of layers, and the ranges it takes to make it int8."""
+        each = 1 / len(self._few)
         if self.equalise and chains:
-            chains = equalised(self.model, self.layers, chains, few, lambda amount: advance(each * amount))
+            chains = equalised(self.model, self.layers, chains, self._few, lambda amount: advance(each * amount))
         model = write(chains)
         ranges = observed_ranges(model, self.inputs, self.ranging, advance) if chains else self.ranges
-        quantised = quantise(model, ranges, self._float32(model), self.exposed, self.weight_bits)
-        return with_corrected_biases(model, quantised, few, advance) if self.correct else quantised
+        return Draft(self, model, ranges)
+
+    def float32_nodes(self, model: onnx.ModelProto, more: Collection[str] = ()) -> list[str]:
+        """Return the nodes of a network, perhaps rewritten, of the layers that stay in float32, and of ``more``."""
+        kept = {
+            name
+            for layer in self.layers
+            if layer.name in self.reasons or layer.name in more
+            for one in layer.places
+            for name in one.nodes
+        }
+        return [node.name for node in model.graph.node if kept.intersection((node.name, chain_owner(node.name)))]
+
+    @cached_property
+    def _few(self) -> Inputs:
+        """The inputs that are refitted on."""
+        macs = max(sum(layer.macs for layer in self.layers), 1)
+        return self.inputs.subset(spread(self.inputs, int(min(max(_MOST_MACS / macs, _FEWEST), _OBSERVED))))
 
     @cached_property
     def reasons(self) -> dict[str, str]:
@@ -108,15 +139,28 @@ class Int8:
                     found[layer.name] = NO_RANGE
         return found
 
-    def _float32(self, model: onnx.ModelProto) -> list[str]:
-        """Return the nodes of a network, perhaps rewritten, that belong to layers which stay in float32."""
-        kept = {
-            name for layer in self.layers if layer.name in self.reasons for one in layer.places for name in one.nodes
-        }
-        return [node.name for node in model.graph.node if kept.intersection((node.name, chain_owner(node.name)))]
-
     def _has_range(self, tensor: str) -> bool:
         return tensor in self.ranges and self.ranges[tensor].is_usable
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A float32 network, and what it takes to make it int8.
+
+    Attributes:
+        int8: How.
+        model: The network, perhaps rewritten.
+        ranges: Of its tensors.
+    """
+
+    int8: Int8
+    model: onnx.ModelProto
+    ranges: Mapping[str, Range]
+
+    def quantised(self, float32: Collection[str] = ()) -> onnx.ModelProto:
+        """Return the network as int8 but for layers of these names, nothing refitted."""
+        kept = self.int8.float32_nodes(self.model, float32)
+        return quantise(self.model, self.ranges, kept, self.int8.exposed, self.int8.weight_bits)
 
 
 def ready_for_int8(model: onnx.ModelProto) -> onnx.ModelProto:

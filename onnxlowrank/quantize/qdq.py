@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 
-from onnxlowrank.goal import FLOAT32, INT8, MIXED
+from onnxlowrank.goal import FLOAT32, FP16, INT8, MIXED
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import reads, rebuild, subgraphs, with_outputs
@@ -118,11 +118,12 @@ def quantise(
 
 
 def precision_of(model: ModelProto, layer: Layer) -> str:
-    """Return what a layer, or the chain in its place, is computed in: ``float32``, ``int8``, or ``mixed``."""
+    """Return what a layer, or the chain in its place, is computed in: ``float32``, ``fp16``, ``int8``, or ``mixed``."""
     own = {name for place in layer.places for name in place.nodes}
     pairs = {node.output[0] for node in model.graph.node if is_standard(node, "DequantizeLinear")}
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     found = {
-        INT8 if pairs.intersection(node.input[1:2]) else FLOAT32
+        INT8 if pairs.intersection(node.input[1:2]) else FP16 if half.intersection(node.input[1:2]) else FLOAT32
         for node in model.graph.node
         if is_standard(node, *_WEIGHTED) and own.intersection((node.name, chain_owner(node.name)))
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 
+from onnxlowrank.report.agreement import cost_text
 from onnxlowrank.report.content import Figure, Report, Table
 from onnxlowrank.report.environment import environment
 from onnxlowrank.report.figures import curves
@@ -19,19 +20,36 @@ _MOST_LINES = 20
 
 def analysis_report(found: Analysis, command: str = "") -> Report:
     """Return the report of what a network has to give."""
-    tables = [table for table in (_spectra(found), _offers(found), _refusals(found)) if table.rows]
+    tables = [table for table in (_spectra(found), _offers(found), _int8(found), _refusals(found)) if table.rows]
     notes = [
         f"run on {found.inputs}",
         "error and cost are predictions, cost in multiply-accumulates: optimize measures both",
     ]
     about = environment(("cpu",), (1,))
-    return Report(f"{found.model}: analysis", _headline(found), tables, partial(_figures, found), notes, about, command)
+    headline = _headline(found) + _int8_headline(found)
+    return Report(f"{found.model}: analysis", headline, tables, partial(_figures, found), notes, about, command)
 
 
 def _headline(found: Analysis) -> str:
     if found.speedup is None:
         return "Little is to be had: no plan 1.5 times as cheap keeps 95 % of every layer's variance."
     return f"A {found.speedup:g}-fold cut keeps 95 % of every layer's variance. Recommended: {found.command}"
+
+
+def _int8_headline(found: Analysis) -> str:
+    if found.int8 is None:
+        return ""
+    alone = found.int8.alone
+    return f" Int8 alone, nothing decomposed, is {alone.latency_speedup:.2f}x as fast: {cost_text(alone.agreement)}."
+
+
+def _int8(found: Analysis) -> Table:
+    """Return what rounding each layer alone costs, as a share of the sum."""
+    rows: list[tuple[str, ...]] = []
+    if found.int8 is not None:
+        rows = [(name, f"{100 * share:.1f} %") for name, share in found.int8.losses.items()]
+        rows += [(name, f"stays in float32: {reason}") for name, reason in found.int8.float32_because.items()]
+    return Table("What rounding to int8 costs, layer by layer", ("layer", "share of the loss"), rows, frozenset({0}))
 
 
 def _spectra(found: Analysis) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.fit.drafts import Drafts
+from onnxlowrank.goal import FLOAT32, INT8
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.recurrent import unfold_recurrent
+from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.evidence import check_varied
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
@@ -39,6 +42,7 @@ from onnxlowrank.plan.knapsack import select_exactly
 from onnxlowrank.plan.selection import EnergyLosses, Item, choices_of, lost_energy, pareto
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
+from onnxlowrank.studies.int8_analysis import Int8Analysis, analyse_int8
 
 SCHEMA = 2
 _INPUTS = 128
@@ -109,6 +113,7 @@ class Analysis:
         speedup: The largest of a few theoretical speed-ups at which every rewritten layer is predicted to keep 95 % of
             its response's variance; None where there is none.
         command: What to run next; empty where nothing is recommended.
+        int8: What int8 alone gives, and which layers it costs most; None where that was not asked for.
     """
 
     model: str
@@ -116,11 +121,14 @@ class Analysis:
     layers: tuple[LayerAnalysis, ...]
     speedup: float | None
     command: str
+    int8: Int8Analysis | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; ``onnxlowrank schema analyze`` describes them."""
-        values: dict[str, Any] = json_ready({"schema": SCHEMA, "kind": "analyze", **asdict(self)})
-        return values
+        values = {"schema": SCHEMA, "kind": "analyze", **asdict(replace(self, int8=None))}
+        values["int8"] = None if self.int8 is None else self.int8.to_dict()
+        ready: dict[str, Any] = json_ready(values)
+        return ready
 
 
 def analyze(
@@ -130,6 +138,7 @@ def analyze(
     shapes: Mapping[str, Sequence[int]] | None = None,
     preprocess: Preprocess | None = None,
     passes: Sequence[str] | None = None,
+    precision: str = FLOAT32,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Analysis:
@@ -141,6 +150,7 @@ def analyze(
         shapes: Of synthetic inputs, for dimensions that the network leaves open.
         preprocess: How images become inputs.
         passes: Names of the methods to look at, or ``["all"]``; None means the usual ones.
+        precision: ``int8`` to make the network int8, too, time it and round its layers one by one.
         seed: Of the sampled positions and the synthetic inputs.
         progress: Told how far the work is.
 
@@ -149,8 +159,15 @@ def analyze(
     """
     progress = Silent() if progress is None else progress
     methods = chosen_passes(passes)
-    original = load(model)
-    normalised = unfold_recurrent(normalise(original))
+    if precision not in (FLOAT32, INT8):
+        raise OptionError(f"analyze --precision {precision}: choose from {FLOAT32}, {INT8}")
+    if precision == INT8 and calibration is None:
+        raise MissingInputsError(
+            "--precision int8 takes the ranges of activations from sample inputs, and none are given; name some with "
+            "--calibration"
+        )
+    original = load(model, half=True)
+    normalised = unfold_recurrent(normalise(widened(original) if is_half(original) else original))
     found_layers = find_layers(normalised)
     if not found_layers:
         raise nothing_found(original, normalised, describe(model))
@@ -175,13 +192,14 @@ def analyze(
             _analysed(layer, methods, drafts.statistics.get(layer.name), candidates[layer.name], store)
             for layer in layers
         ]
+        int8 = analyse_int8(original, normalised, inputs, progress) if precision == INT8 else None
     order = {node.name: position for position, node in enumerate(normalised.graph.node)}
     places = [order[layer.nodes[0]] for layer in layers] + [order[one.place] for one in kept]
     found += [LayerAnalysis(one.name, one.op, (), one.macs, (), None, (), {}, (), one.reason) for one in kept]
     in_order = tuple(one for _, one in sorted(zip(places, found, strict=True), key=lambda pair: pair[0]))
     speedup = _recommended(layers, candidates, sum(one.macs for one in kept))
-    command = "" if speedup is None else _command(model, calibration, speedup)
-    return Analysis(describe(model), inputs.description, in_order, speedup, command)
+    command = "" if speedup is None else _command(model, calibration, speedup, int8)
+    return Analysis(describe(model), inputs.description, in_order, speedup, command, int8)
 
 
 def _analysed(
@@ -228,8 +246,16 @@ def _recommended(layers: Sequence[Layer], candidates: Mapping[str, Sequence[Cand
     return best
 
 
-def _command(model: str | os.PathLike[str] | onnx.ModelProto, calibration: Source | None, speedup: float) -> str:
+def _command(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    calibration: Source | None,
+    speedup: float,
+    int8: Int8Analysis | None,
+) -> str:
     name = "in.onnx" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     data = os.fspath(calibration) if isinstance(calibration, str | os.PathLike) else "CALIBRATION"
     options = ["--speedup", f"{speedup:g}", "--calibration", data]
+    if int8 is not None:  # what it gives multiplies with what decomposition gives
+        options[1] = f"{speedup * max(int8.alone.latency_speedup, 1):.2g}"
+        options += ["--precision", "mixed"]
     return shlex.join(["onnxlowrank", "optimize", name, "fast.onnx", *options])

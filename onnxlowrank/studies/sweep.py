@@ -83,7 +83,7 @@ def sweep(
         outputs: How outputs are measured, likewise.
         provider: Where latency is measured.
         threads: Number of threads latency is measured with.
-        precision: ``float32``, or ``int8``: of all points.
+        precision: ``float32``, ``int8`` or ``mixed``: of all points.
         int8_weights: ``7bit`` or ``8bit``.
         passes: Names of the methods to choose from, or ``["all"]``; None means the usual ones.
         seed: Of everything random.

@@ -157,7 +157,7 @@ def test_without_room_networks_run_from_their_inputs(monkeypatch, reason):
         raise OSError(28, "No space left on device")
 
     if reason == "too large":
-        monkeypatch.setattr(prefix_cache, "_MOST_BYTES", 3 * 4 * 6 * 5 * 4 - 1)
+        monkeypatch.setattr(prefix_cache, "MOST_BYTES", 3 * 4 * 6 * 5 * 4 - 1)
     else:
         monkeypatch.setattr(np, "save", full)
     model, inputs = parse(CHAIN, **WEIGHTS), inputs_of([(1, 4, 6, 5)] * 3)

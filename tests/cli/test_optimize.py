@@ -20,9 +20,9 @@ MACS = ("--target", "macs", "--preprocess", "unit")
 GOOD = ("../in/net.onnx", "out.onnx", "--calibration", "../in/images", "--target", "macs", "--speedup", "1.5")
 
 
-def half_precision() -> ModelProto:
-    weight = helper.make_tensor("w", TensorProto.FLOAT16, [4, 4], [1.0] * 16)
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 4]) for name in "xy"]
+def bfloat16() -> ModelProto:
+    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [4, 4], [1.0] * 16)
+    infos = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [1, 4]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", infos[:1], infos[1:], [weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = {
         "five": network(5),
         "any": network(3, "s"),
-        "half": half_precision(),
+        "bfloat16": bfloat16(),
         "foreign": foreign(),
         "empty": parse("g (float[1, 4] x) => (float[1, 4] x) { }"),
         "relu": parse("g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu (x) }"),
@@ -126,7 +126,7 @@ REFUSED: dict[str, Case] = {
     "model without nodes": model("empty", "empty.onnx|empty graph"),
     "model without layers": model("relu", "relu.onnx|nothing to decompose"),
     "model quantised": model("qdq", "qdq.onnx|already quantised|QuantizeLinear"),
-    "model in half precision": model("half", "half.onnx|half-precision"),
+    "model in bfloat16": model("bfloat16", "bfloat16.onnx|bfloat16 weights"),
     "model unknown to onnxruntime": model("foreign", "onnxruntime cannot load|nobody"),
     "calibration missing": data("nowhere", "../in/nowhere|does not exist"),
     "calibration of an unknown kind": data("text.onnx", "text.onnx|unknown kind"),

@@ -5,7 +5,7 @@ import pytest
 from onnxlowrank import pipeline
 from onnxlowrank.measure.cache import Timing
 from onnxlowrank.measure.latency import Latency
-from onnxlowrank.plan import builder, goals, search
+from onnxlowrank.plan import builder, goals, mixed_goals, mixing, search
 from onnxlowrank.plan.network import Network
 
 
@@ -13,10 +13,11 @@ def no_stopwatch(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Let all networks take a millisecond, and layers as long as they have operations; align ranks to ``block``."""
     monkeypatch.setattr(pipeline, "channel_block", lambda provider: block)
     monkeypatch.setattr(pipeline, "ChainTimer", CountingTimer)
+    monkeypatch.setattr(mixed_goals, "ChainTimer", CountingTimer)
     monkeypatch.setattr(Network, "layer_times", lambda self, *models: [{} for _ in models])
     monkeypatch.setattr(Network, "dense_times", ({}, 1.0))
     monkeypatch.setattr(Network, "original_time", 1.0)
-    for module in (builder, goals, search):
+    for module in (builder, goals, mixed_goals, mixing, search):
         monkeypatch.setattr(module, "measure_in_sessions", lambda models, *_, **__: [Latency((1.0,) * 7)] * len(models))
 
 

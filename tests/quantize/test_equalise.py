@@ -114,3 +114,12 @@ def test_all_places_of_a_layer_count():
     both = np.concatenate([x, x * np.array([1, 30, 1, 1, 0.1, 1])]) @ found.steps[0].weight.T
     sizes = np.abs(both).max(axis=0)
     np.testing.assert_allclose(sizes, sizes.max(), rtol=1e-4)
+
+
+def test_maps_that_reach_down_are_turned_over():
+    rng = np.random.default_rng(2)
+    chain = drawn_chain(rng, [3, 4, 5], [1, 1], False)
+    found = equalise(chain, [np.array([2.0, -4.0, 1.0, -0.5])])
+    assert error(found.dense_kernel(), chain.dense_kernel()) <= 2e-5
+    ratios = (found.steps[0].weight / chain.steps[0].weight)[:, 0, 0, 0]
+    assert np.allclose(ratios, [2, -1, 4, -8])
