@@ -63,7 +63,7 @@ class Options:
         nonlinear: Whether the fit takes activations into account (Eq. 5); otherwise it compares responses before them.
         asymmetric: Whether layers are fitted on what the rewritten prefix gives (Eq. 12).
         tune: ``blocks`` fits all layers again once all are there, kept ones among them, see
-            :mod:`onnxlowrank.fit.tune`; None doesn't.
+            :mod:`onnxlowrank.fit.sweeps`; None doesn't.
         seed: Of the sampled positions and the synthetic images.
         finetune: For how many minutes the network that was found is trained, end to end, on ``calibration`` (through
             the ``finetune`` extra); None trains nothing.

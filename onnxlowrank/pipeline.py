@@ -22,7 +22,7 @@ from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.fit.tune import Tuner
+from onnxlowrank.fit.sweeps import Sweeps
 from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, FP16, MAX_DROP, MIXED, QUANTISED, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
@@ -274,11 +274,11 @@ def optimize_each(
             half,
         )
         fitter = Fitter(calibration, drafts, lowering, options.nonlinear, options.asymmetric)
-        tuner = None
+        sweeps = None
         if options.tune == BLOCKS and calibration.held_out:
-            tuner = Tuner(calibration, HeldOutLoss(calibration, measures), options.nonlinear)
+            sweeps = Sweeps(calibration, HeldOutLoss(calibration, measures), options.nonlinear)
         select = SELECTIONS[options.selection]
-        builder = NetworkBuilder(network, candidates, losses, select, fitter, progress, tuner)
+        builder = NetworkBuilder(network, candidates, losses, select, fitter, progress, sweeps)
         alone, int8_alone = builder.int8_alone(), None
         if alone is not None:
             differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))

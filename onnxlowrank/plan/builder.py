@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxlowrank.fit.fitter import Fitter
-from onnxlowrank.fit.tune import Tuner
+from onnxlowrank.fit.sweeps import Sweeps
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import Latency, median_speedup, speedup_noise
@@ -37,7 +37,7 @@ class NetworkBuilder:
         select: Makes plans.
         fitter: Fits them.
         progress: Told how far the work is.
-        tuner: Fits them again; None where they are fitted once.
+        sweeps: Fits them again; None where they are fitted once.
     """
 
     network: Network
@@ -46,7 +46,7 @@ class NetworkBuilder:
     select: Select
     fitter: Fitter
     progress: Progress
-    tuner: Tuner | None = None
+    sweeps: Sweeps | None = None
 
     def build(self, plan: Plan, predicted: float | None = None, reason: str = "") -> FittedNetwork:
         """Return the network of a plan, fitted and timed side by side with the original.
@@ -61,8 +61,8 @@ class NetworkBuilder:
             layer for layer in self.network.layers if plan[layer.name].method != KEEP and layer.name not in chains
         ]
         plan = plan | {layer.name: keep(layer) for layer in failed}
-        if self.tuner is not None:
-            chains = self.tuner.tune(chains, self.progress)
+        if self.sweeps is not None:
+            chains = self.sweeps.run(chains, self.progress)
         model = self.network.finished(chains, self.progress)
         before, after = self._timed(model)
         return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})

@@ -12,11 +12,11 @@ from onnxlowrank.calibrate.prefix_cache import PrefixCache
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics, place_probe
 from onnxlowrank.evaluate.measures import Measure
-from onnxlowrank.fit import tune
+from onnxlowrank.fit import sweeps
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.fit.sampling import layer_samples
-from onnxlowrank.fit.tune import Tuner
+from onnxlowrank.fit.sweeps import Sweeps
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.rewrite import rewrite
@@ -93,7 +93,7 @@ def error_of(found: np.ndarray, true: np.ndarray) -> float:
 
 def test_kept_layers_take_back_what_chains_before_them_lose(about, fitter):
     chains = chains_of(about, fitter, a=("spatial", (3,)), b=("channel", (6,)))
-    tuned = Tuner(about, judge_of(about)).tune(chains, Silent())
+    tuned = Sweeps(about, judge_of(about)).run(chains, Silent())
     assert tuned.keys() == {"n_a", "n_b", "n_c", "n_y"}
     for name, chain in tuned.items():
         before = chains.get(name)
@@ -106,12 +106,12 @@ def test_kept_layers_take_back_what_chains_before_them_lose(about, fitter):
 
 def test_layers_before_the_first_chain_and_excluded_ones_stay(about, fitter):
     chains = chains_of(about, fitter, c=("channel", (5,)))
-    tuned = Tuner(about, judge_of(about)).tune(chains, Silent())
+    tuned = Sweeps(about, judge_of(about)).run(chains, Silent())
     assert tuned.keys() <= {"n_c", "n_y"}
     without = Calibration(
         MODEL, about.layers, {"n_c": about.applicable["n_c"]}, about.inputs, about.preactivations, held_out=HELD_OUT
     )
-    assert Tuner(without, judge_of(about)).tune(chains, Silent()).keys() == {"n_c"}
+    assert Sweeps(without, judge_of(about)).run(chains, Silent()).keys() == {"n_c"}
 
 
 def test_what_is_worse_on_inputs_held_out_is_not_taken(about, fitter):
@@ -122,7 +122,7 @@ def test_what_is_worse_on_inputs_held_out_is_not_taken(about, fitter):
         judged.append(found)
         return float(len(judged))
 
-    tuned = Tuner(about, worse).tune(chains, Silent())
+    tuned = Sweeps(about, worse).run(chains, Silent())
     assert tuned == chains
     assert len(judged) == 3  # what there was, all of the way and half of it
     half, whole = judged[2]["n_b"], judged[1]["n_b"]
@@ -139,7 +139,7 @@ def test_sweeps_go_on_as_long_as_they_help(about, fitter):
         losses.append(judge(found))
         return losses[-1]
 
-    tuned = Tuner(about, watched).tune(chains, Silent())
+    tuned = Sweeps(about, watched).run(chains, Silent())
     assert judge(tuned) == min(losses) < losses[0]
 
 
@@ -152,17 +152,17 @@ def test_a_layer_that_would_only_fit_noise_stays(about, fitter, monkeypatch):
         worse = type(step)(step.name, step.weight + normal(RNG, *step.weight.shape), step.geometry, step.group)
         return Chain((*chain.steps[:-1], worse), np.zeros(len(step.given), np.float32))
 
-    monkeypatch.setattr(tune, "refit_last", noise)
+    monkeypatch.setattr(sweeps, "refit_last", noise)
     judged = []
-    Tuner(about, lambda found: judged.append(found) or 0.0).tune(chains, Silent())
+    Sweeps(about, lambda found: judged.append(found) or 0.0).run(chains, Silent())
     assert all(found == chains for found in judged)
 
 
 def test_nothing_held_out_or_rewritten_nothing_tuned(about, fitter):
     chains = chains_of(about, fitter, a=("spatial", (3,)))
     everything = Calibration(MODEL, about.layers, about.applicable, about.inputs, about.preactivations)
-    assert Tuner(everything, judge_of(about)).tune(chains, Silent()) == chains
-    assert Tuner(about, judge_of(about)).tune({}, Silent()) == {}
+    assert Sweeps(everything, judge_of(about)).run(chains, Silent()) == chains
+    assert Sweeps(about, judge_of(about)).run({}, Silent()) == {}
 
 
 SETTINGS = {
@@ -186,5 +186,5 @@ def test_errors_are_those_of_what_the_network_computes(about, fitter, method, na
     seen = [rows["seen"] for rows in sample(rewritten, [probe], about.inputs, about.seed, lambda amount: None)]
     assert counts == [len(one) for one in seen]
     wanted = np.maximum(samples.target, 0) - np.maximum(np.concatenate(seen), 0)
-    assert tune._error(chain, samples) == pytest.approx(float((wanted.astype(np.float64) ** 2).sum()), rel=1e-3)
+    assert sweeps._error(chain, samples) == pytest.approx(float((wanted.astype(np.float64) ** 2).sum()), rel=1e-3)
     assert error(np.maximum(np.concatenate(seen), 0), np.maximum(samples.target, 0)) > 1e-3

@@ -47,7 +47,7 @@ _WAYS = (0.5, 1.0)
 _ROWS = 4096
 
 
-class Tuner:
+class Sweeps:
     """Fits the layers of fitted networks again."""
 
     def __init__(self, calibration: Calibration, judge: Judge, nonlinear: bool = True) -> None:
@@ -60,7 +60,7 @@ class Tuner:
         """
         self._about, self._judge, self._nonlinear = calibration, judge, nonlinear
 
-    def tune(self, chains: Mapping[str, Chain], progress: Progress) -> dict[str, Chain]:
+    def run(self, chains: Mapping[str, Chain], progress: Progress) -> dict[str, Chain]:
         """Return the chains of a network fitted again, those of kept layers among them: one link, the layer's own.
 
         Where no inputs are held out, or nothing comes nearer to the original network on these, they are as they were.
