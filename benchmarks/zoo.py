@@ -17,17 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from PIL import Image, ImageDraw, ImageFont
 from public_models import Array, Picture, channels_first, found, last_words, pictures, some_bytes, sound, write_feeds
 from tables import Cell, add_result_options, write_results
 
+from onnxlowrank.graph.find_layers import find_layers
+from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.recurrent import unfold_recurrent
+from onnxlowrank.passes.base import KEEP
+
+Taken = dict[tuple[str, str], Counter[str]]
+"""How many layers became what, by kind and maps."""
 MODELS = Path(__file__).resolve().parents[1] / "models"
 COLUMNS = {
     "network": "",
@@ -75,13 +84,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="how long two threads are timed")
     add_result_options(parser)
     args = parser.parse_args()
-    rows = [row(case, args) for case in CASES if args.only in case.file]
+    taken: Taken = defaultdict(Counter)
+    rows = [row(case, args, taken) for case in CASES if args.only in case.file]
     note = f"{args.inputs} calibration inputs and as many to compare on, of the CIFAR network those it comes with."
-    write_results(args, args.name or "zoo", "Networks that people deploy", COLUMNS, rows, note)
+    name = args.name or "zoo"
+    write_results(args, name, "Networks that people deploy", COLUMNS, rows, note)
+    methods = sorted({method for counts in taken.values() for method in counts} - {KEEP})
+    columns = {"layers": "", "maps": "", "in all": "{}", KEEP: "{}", **dict.fromkeys(methods, "{}")}
+    counted = [
+        [kind, maps, counts.total(), *(counts[method] or None for method in (KEEP, *methods))]
+        for (kind, maps), counts in sorted(taken.items())
+    ]
+    note = "Layers of the networks above by their kernel and the fewer of their input and output maps."
+    write_results(args, f"{name}_methods", "Which methods their plans took", columns, counted, note)
 
 
-def row(case: Case, args: argparse.Namespace) -> list[Cell]:
-    """Run the command on a network, in float32 and for int8 alone, and return what came of it."""
+def row(case: Case, args: argparse.Namespace, taken: Taken) -> list[Cell]:
+    """Run the command on a network, in float32 and for int8 alone, and return what came of it.
+
+    Args:
+        case: The network.
+        args: Of the command line.
+        taken: Counts the methods that the plans took, by kinds of layers.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         model, calibration, test = place_data(case, args, place)
@@ -92,6 +117,7 @@ def row(case: Case, args: argparse.Namespace) -> list[Cell]:
         seconds = time.perf_counter() - start
         if report is None:
             return [name_of(case), case.task, case.speedup, *[None] * (len(COLUMNS) - 4), said]
+        count(taken, onnx.load(place / model), report)
         int8, _ = run(["optimize", model, "int8.onnx", "--speedup", "1.01", "--precision", "int8", *told], place)
         both = ["compare", model, "out.onnx", "--threads", "2", "--seconds", f"{args.seconds:g}", "--json"]
         threads = json.loads(command([*both, "--inputs", test], place).stdout or "{}")
@@ -127,6 +153,24 @@ def command(words: Sequence[str], place: Path) -> subprocess.CompletedProcess[st
         text=True,
         check=False,
     )
+
+
+def count(taken: Taken, model: onnx.ModelProto, report: Mapping[str, Any]) -> None:
+    """Count which methods a report names, by the kind of the layers and the fewer of their maps."""
+    methods = {layer["name"]: layer["method"] for layer in report["layers"]}
+    for layer in find_layers(unfold_recurrent(normalise(model))):
+        maps = min(layer.weight.shape[0] // layer.group, layer.weight.shape[1])
+        size = next((f"{low:3} .. {2 * low - 1}" for low in (256, 128, 64, 32, 16) if low <= maps < 2 * low), "")
+        taken[kind_of(layer), size or ("  1 .. 15" if maps < 16 else "512 ..")][methods[layer.name]] += 1
+
+
+def kind_of(layer: Layer) -> str:
+    """Return what a layer is, in words."""
+    if not layer.kernel:
+        return "fully connected"
+    kernel = " x ".join(map(str, layer.kernel))
+    kind = "transposed " * (layer.op == "ConvTranspose") + kernel
+    return kind if layer.group == 1 else f"{kind}, grouped or depthwise"
 
 
 def figures(
