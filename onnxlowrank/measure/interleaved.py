@@ -4,6 +4,10 @@ What disturbs a measurement comes in two sizes. Within a session rounds differ, 
 But each time a session is opened its weights and buffers come to lie elsewhere in memory, and keep the speed they have
 there. So networks are timed in several sessions each, and the interval resamples sessions first, rounds within them
 second: a hierarchical bootstrap (Davison & Hinkley 1997, Sec. 3.8).
+
+And other work comes and goes, for seconds. It slows large layers and small ones down by different factors, so that the
+ratio itself is another one, which no turns cancel. How long the original takes tells it apart: sessions in which that
+is more than it was before are waited out (:class:`onnxlowrank.measure.calm.Calm`).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import scipy
 from numpy.typing import NDArray
 
 from onnxlowrank.inputs.specs import Feeds
+from onnxlowrank.measure.calm import Calm
 from onnxlowrank.measure.latency import Latency, measure, speedup_noise
 from onnxlowrank.measure.sessions import Target
 
@@ -25,6 +30,8 @@ SESSIONS = 8
 _LEAST_SESSIONS = 3  # that tell how much they differ
 _RESAMPLES = 1000
 _COVERAGE = 95.0  # per cent
+_PATIENCE_S = 5.0
+"""How long it is waited for that work to end."""
 
 _Times = NDArray[np.float64]
 
@@ -46,6 +53,7 @@ def time_in_sessions(
     advance: Callable[[float], None] = lambda share: None,
     fewest: int = SESSIONS,
     enough: float = 0.0,
+    calm: Calm | None = None,
 ) -> list[list[_Times]]:
     """Time networks in turns, each in several sessions.
 
@@ -55,30 +63,43 @@ def time_in_sessions(
         target: Provider and threads.
         seconds: About how long to measure.
         advance: Called with the share of the work just done.
-        fewest: How many sessions there have to be; up to ``SESSIONS`` are opened as long as time is left.
+        fewest: How many sessions there have to be, 1 at least; up to ``SESSIONS`` are opened as long as time is left.
         enough: Of three sessions and more no further one is opened once the ratio of the first network's time to the
             last one's is known with this standard error, as a share.
+        calm: Of the first network. Sessions in which that is disturbed are waited out and left out of what is
+            returned, as long as there are ``fewest`` others; if there are not in time, all count.
 
     Returns:
         For each network the milliseconds of its rounds, session by session.
     """
-    times: list[list[_Times]] = [[] for _ in models]
+    sessions: list[list[_Times]] = []
+    quiet: list[list[_Times]] = []
     order = list(range(len(models)))
     start = time.perf_counter()
-    for count in range(SESSIONS):
-        if count >= fewest and (time.perf_counter() - start >= seconds or _is_known(times, enough)):
+    while len(quiet) < SESSIONS:
+        elapsed = time.perf_counter() - start if sessions else 0.0
+        if len(quiet) >= fewest and (elapsed >= seconds or _is_known(quiet, enough)):
+            break
+        if len(sessions) >= fewest and elapsed >= seconds + _PATIENCE_S:
             break
         taken = measure([models[index] for index in order], feeds, target, seconds / SESSIONS)
-        for index, latency in zip(order, taken, strict=True):
-            times[index].append(np.array(latency.milliseconds))
+        times = {index: np.array(latency.milliseconds) for index, latency in zip(order, taken, strict=True)}
+        sessions.append([times[index] for index in range(len(models))])
         order.append(order.pop(0))  # none always runs behind the same other
+        medians = [float(np.median(first)) for first, *_ in sessions]
+        quiet = sessions if calm is None else [sessions[index] for index in calm.quiet(medians)]
         advance(1 / SESSIONS)
-    return times
+    if calm is not None and len(quiet) < fewest:
+        calm.settle(medians)
+    return [list(mine) for mine in zip(*(quiet if len(quiet) >= fewest else sessions), strict=True)]
 
 
-def _is_known(times: Sequence[Sequence[_Times]], enough: float) -> bool:
+def _is_known(sessions: Sequence[Sequence[_Times]], enough: float) -> bool:
     """Return whether sessions tell the ratio of the first network's time to the last one's well enough."""
-    return len(times[0]) >= _LEAST_SESSIONS and speedup_noise(_latency(times[0]), _latency(times[-1])) < enough
+    if len(sessions) < _LEAST_SESSIONS:
+        return False
+    first, last = ([one[index] for one in sessions] for index in (0, -1))
+    return speedup_noise(_latency(first), _latency(last)) < enough
 
 
 def _latency(sessions: Sequence[_Times]) -> Latency:
@@ -92,13 +113,14 @@ def measure_in_sessions(
     seconds: float,
     fewest: int = 1,
     enough: float = 0.0,
+    calm: Calm | None = None,
 ) -> list[Latency]:
     """Time networks in turns, in as many sessions as there is time for.
 
     The arguments are those of :func:`time_in_sessions`. One session alone would measure the luck of its
     memory layout as well.
     """
-    times = time_in_sessions(models, feeds, target, seconds, fewest=fewest, enough=enough)
+    times = time_in_sessions(models, feeds, target, seconds, fewest=fewest, enough=enough, calm=calm)
     return [_latency(mine) for mine in times]
 
 

@@ -68,7 +68,7 @@ def measure(
     sessions = [open_session(model, target) for model in models]
     repeats = []
     with running(feeds):
-        runs = [_runner(session, feeds) for session in sessions]
+        runs = [bound(session, feeds) for session in sessions]
         for run in runs:
             once = min(_timed(run, 1) for _ in range(_WARM_UP))
             repeats.append(max(1, round(_SHORTEST_S / once)))
@@ -97,8 +97,8 @@ def speedup_noise(before: Latency, after: Latency) -> float:
     return float(np.std(medians, ddof=1) / np.sqrt(len(medians)))
 
 
-def _runner(session: ort.InferenceSession, feeds: Feeds) -> Callable[[], object]:
-    """Bind inputs and outputs once; copies to and from a device stay out of the timing.
+def bound(session: ort.InferenceSession, feeds: Feeds) -> Callable[[], object]:
+    """Return what runs a session, inputs and outputs bound once; copies to and from a device stay out of the timing.
 
     Outputs are written where those of the first run lie. Where they do not fit in there, their sizes being those of
     chance or their ranks not those that are declared, they are bound anew for every run.

@@ -4,8 +4,8 @@ onnxruntime's profiler times the nodes of the graph it has optimised. There a Co
 node, named after one of them or after a tensor, and nodes of onnxruntime's own bring tensors into the layout it likes.
 
 The profiler itself takes some microseconds a node, to put down shapes and what every thread did: as much as a small
-layer. So the network also runs without it, and what the nodes take longer in all is taken off them in equal parts, but
-no more than the shortest of them took.
+layer. So the network also runs without it, and what the nodes take longer in all is taken off them in equal parts, of
+shorter ones all they took.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from onnxlowrank.graph.walk import named, names
 from onnxlowrank.inputs.specs import Feeds
+from onnxlowrank.measure.latency import bound
 from onnxlowrank.measure.sessions import Target, open_session, running
 from onnxlowrank.temporary import Scratch
 
@@ -132,15 +134,16 @@ def _profiled(
             plain = [*(open_session(model, target) for model in models), *others]
             whole: list[list[float]] = [[] for _ in plain]  # milliseconds, without the profiler
             with running(feeds):
+                runs = [bound(session, feeds) for session in plain]
                 start, count = math.inf, -warm_up
                 while count < fewest or (count < _MOST and time.perf_counter() - start < seconds):
                     if count == 0:
                         start = time.perf_counter()
                     for session in sessions:
                         session.run(None, feeds)
-                    for session, milliseconds in zip(plain, whole, strict=True):
+                    for run, milliseconds in zip(runs, whole, strict=True):
                         begin = time.perf_counter()
-                        session.run(None, feeds)
+                        run()
                         milliseconds.append(1e3 * (time.perf_counter() - begin))
                     count += 1
         finally:
@@ -158,14 +161,25 @@ def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> 
     runs = _runs(json.loads(trace.read_text(encoding="utf-8")))
     taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[-len(whole) :]
     if taken.size:
-        overhead = np.median(taken.sum(axis=1) - whole) / taken.shape[1]
-        taken -= np.clip(overhead, 0, np.median(taken, axis=0).min())
+        medians, too_long = np.median(taken, axis=0), float(np.median(taken.sum(axis=1) - whole))
+        taken -= np.minimum(medians, _equal_parts(medians, too_long))
     known = _Names(model)
     times = []
     for event, milliseconds in zip(runs[0], np.maximum(taken, 0).T.tolist(), strict=True):
         name, op = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
         times.append(NodeTime(name, op, known.node(name, op), tuple(milliseconds)))
     return times
+
+
+def _equal_parts(values: NDArray[np.float64], amount: float) -> float:
+    """Return how much to take off each of some values, of smaller ones all of them, to take off so much in all."""
+    ascending = np.sort(values)
+    for number, value in enumerate(ascending):
+        part = amount / (len(ascending) - number)
+        if part <= value:
+            return max(part, 0.0)
+        amount -= value
+    return float(ascending[-1])
 
 
 class _Names:

@@ -102,7 +102,7 @@ class NetworkBuilder:
         """Return the times of the original network, and of another one in turns with it."""
         network, advance = self.network, self.progress.stage("measure", 1.0)
         both = network.original, model
-        times = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005)
+        times = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005, calm=network.calm)
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(*times))
         return times

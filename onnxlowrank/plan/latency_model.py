@@ -39,7 +39,7 @@ class LatencyModel:
     """Times of the candidates of one network on one target.
 
     Attributes:
-        rest: Milliseconds of what belongs to no layer.
+        rest: Milliseconds of what belongs to no layer, beside the chains that were timed last.
         whole: Milliseconds of the original network.
         dense: Milliseconds of every layer that is kept.
     """
@@ -115,6 +115,7 @@ class LatencyModel:
         if any(one.layer in self._told for one in new):
             outlines = {one.layer: self._outline(one) for one in told}
             found = self._network.lowering.choose_together(self._layers, outlines, self._network.chain_times)
+            self.rest = self.rest if self._network.rest_time is None else self._network.rest_time
             for one in told:
                 if one.layer in found:
                     self._take(one, found[one.layer] / self._scales[one.layer])

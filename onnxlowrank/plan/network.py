@@ -24,6 +24,7 @@ from onnxlowrank.graph.widen import is_half
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.cache import Cache
+from onnxlowrank.measure.calm import Calm
 from onnxlowrank.measure.inside_timer import InsideTimer, LinkTimes
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.measure.latency import median_speedup
@@ -60,6 +61,7 @@ class Network:
         at_once: How many of its inputs may be joined to one.
         int8: Makes it int8; None where it is not to be.
         half: Makes it half precision; likewise.
+        calm: Tells when the original is slowed down by other work.
     """
 
     original: onnx.ModelProto
@@ -76,6 +78,7 @@ class Network:
     at_once: int = 1
     int8: Int8 | None = None
     half: Half | None = None
+    calm: Calm = field(default_factory=Calm)
 
     def compare(
         self, model: onnx.ModelProto, chains: Mapping[str, Chain] | None, inputs: Inputs, advance: Advance
@@ -202,6 +205,11 @@ class Network:
     def chain_times(self, networks: Sequence[Mapping[str, Chain]]) -> list[dict[str, LinkTimes]]:
         """Return what the links of chains take inside each of the networks they make, where it can be told."""
         return self._inside.milliseconds(networks, self._timed)
+
+    @property
+    def rest_time(self) -> float | None:
+        """The milliseconds of what belongs to no layer, beside the chains that were timed last; None before."""
+        return self._inside.rest
 
     @cached_property
     def _inside(self) -> InsideTimer:

@@ -128,7 +128,7 @@ def _time_outline(network: Network, plan: Plan, predicted: float, best: PlannedN
     """
     for seconds in (SHORT_S, LONG_S):
         both = network.original, network.outline(plan)
-        times = measure_in_sessions(both, network.feeds, network.target, seconds, enough=ENOUGH)
+        times = measure_in_sessions(both, network.feeds, network.target, seconds, enough=ENOUGH, calm=network.calm)
         speedup = median_speedup(*times)
         planned = PlannedNetwork(plan, speedup, predicted, speedup >= asked, speedup_noise(*times))
         surprising = max(speedup / predicted, predicted / speedup) > SURPRISE

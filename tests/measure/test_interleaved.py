@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxlowrank.measure import interleaved as duel
+from onnxlowrank.measure.calm import Calm
 from onnxlowrank.measure.interleaved import measure_in_sessions, speedup_interval, time_in_sessions
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.measure.sessions import Target
@@ -80,3 +81,54 @@ def test_no_more_sessions_than_it_takes_to_know_the_ratio(monkeypatch, spread, s
     monkeypatch.setattr(duel, "measure", measured)
     before, after = measure_in_sessions(["before", "after"], {}, Target(), 100.0, fewest=2, enough=0.005)
     assert len(before.milliseconds) == len(after.milliseconds) == 5 * sessions
+
+
+class Shared:
+    """A machine on which a session takes a second, and other work slows networks down during some of them.
+
+    The first network takes 4 then instead of 2 milliseconds, the second one 3 instead of 1.
+    """
+
+    def __init__(self, monkeypatch, disturbed):
+        self.disturbed, self.seconds = disturbed, 0
+        monkeypatch.setattr(duel.time, "perf_counter", lambda: float(self.seconds))
+        monkeypatch.setattr(duel, "measure", self.measure)
+
+    def measure(self, models, feeds, target, seconds):
+        extra = 2.0 * self.disturbed(self.seconds)
+        self.seconds += 1
+        return [Latency((float(model) + extra,) * 5) for model in models]
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "ratio", "took"),
+    [
+        (lambda second: False, 2.0, 3),
+        (lambda second: second < 4, 2.0, 5),  # waited out
+        (lambda second: second % 2, 2.0, 3),  # left out
+        (lambda second: second < 30, 4 / 3, 8),  # it does not end: what there is counts
+    ],
+)
+def test_other_work_is_waited_out(monkeypatch, disturbed, ratio, took):
+    """It is known how long the first network takes at best: it was measured before, in the second before the first."""
+    machine, calm = Shared(monkeypatch, lambda second: disturbed(second - 1) if second else False), Calm()
+    measure_in_sessions([2, 1], {}, Target(), 0.5, calm=calm)
+    before, after = measure_in_sessions([2, 1], {}, Target(), 2.5, calm=calm)
+    assert np.median(np.divide(before.milliseconds, after.milliseconds)) == pytest.approx(ratio)
+    assert machine.seconds == 1 + took
+
+
+def test_a_machine_that_stays_slow_is_the_usual_one_from_then_on(monkeypatch):
+    machine, calm = Shared(monkeypatch, lambda second: second > 0), Calm()
+    took = []
+    for _ in range(3):
+        start = machine.seconds
+        measure_in_sessions([2, 1], {}, Target(), 0.5, calm=calm)
+        took.append(machine.seconds - start)
+    assert took == [1, 6, 1]
+
+
+def test_without_it_all_sessions_count(monkeypatch):
+    Shared(monkeypatch, lambda second: second % 2)
+    times = time_in_sessions([2, 1], {}, Target(), 8.0)
+    assert [one[0] for one in times[0]] == [2.0, 4.0] * 4

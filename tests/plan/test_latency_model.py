@@ -45,6 +45,7 @@ def network(layers, applicable, inside, whole):
         "dense_times": (inside, whole),
         "original_time": whole,
         "chain_times": lambda networks: [{} for _ in networks],
+        "rest_time": None,
     }
     return SimpleNamespace(layers=layers, applicable=applicable, lowering=lowering, **times)
 

@@ -48,7 +48,7 @@ class Clock:
             spent += math.ceil(one.macs / step - 1e-9) * step if self.stairs else one.macs
         return self.overhead + (1 - self.overhead) * spent / self.total
 
-    def measure(self, models, feeds, target, seconds, enough):
+    def measure(self, models, feeds, target, seconds, enough, calm):
         original, plan = models
         assert original == "original"
         if self.measured[-1:] != [plan]:  # else it is measured again, for longer
@@ -88,7 +88,7 @@ class LatencyModel:
 class Network:
     """A network whose outline is its plan."""
 
-    original, feeds, target = "original", {}, None
+    original, feeds, target, calm = "original", {}, None, None
 
     def outline(self, plan):
         return plan
@@ -221,7 +221,7 @@ def test_a_glance_alone_decides_nothing(monkeypatch, disturbed):
     clock, latency_model, asked = Clock(candidates, 0.1, 0), LatencyModel(candidates), 1.5
     true = clock.time
 
-    def measure(models, feeds, target, seconds, enough):
+    def measure(models, feeds, target, seconds, enough, calm):
         before, after = true(clock.dense), true(models[1])
         if seconds < search.LONG_S:
             after = 10 * after if disturbed else min(after, before / (asked * search.MARGIN * 1.001))
@@ -240,8 +240,8 @@ def test_what_noise_adds_is_not_loosened(monkeypatch):
         rng = np.random.default_rng(seed)
         clock = Clock(candidates, 0.1, 0)
 
-        def measure(models, feeds, target, seconds, enough, clock=clock, rng=rng):
-            before, after = clock.measure(models, feeds, target, seconds, enough)
+        def measure(models, feeds, target, seconds, enough, calm, clock=clock, rng=rng):
+            before, after = clock.measure(models, feeds, target, seconds, enough, calm)
             sessions = after.median * np.exp(rng.normal(0, 0.2, 8))
             return Latency((before.median,) * 8, (1,) * 8), Latency(tuple(sessions), (1,) * 8)
 
