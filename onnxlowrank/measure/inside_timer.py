@@ -151,6 +151,7 @@ class InsideTimer:
             (latency,) = measure([self._model], self._feeds, self._target, _DENSE_S)
             return {}, latency.median, latency.median
         (times,), beside = profile_beside([self._model], self._session, self._feeds, self._target, _DENSE_S)
+        self._calm.quiet([beside])
         inside, rest = time_per_layer(times, list(self._layers.values()), self._own)
         return {name: one for name, one in inside.items() if one}, rest + sum(inside.values()), beside
 
