@@ -31,7 +31,8 @@ from onnxlowrank.measure.latency import bound
 from onnxlowrank.measure.sessions import Target, open_session, running
 from onnxlowrank.temporary import Scratch
 
-_MOST = 100  # runs
+_MOST, _MOST_IN_A_ROW = 100, 8  # runs
+_IN_A_ROW_MS = 4.0
 _EVENT = "_kernel_time"
 _LAYOUTS = "ReorderInput", "ReorderOutput"
 # Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node,
@@ -104,6 +105,9 @@ def profile_beside(
 ) -> tuple[list[list[NodeTime]], float]:
     """Return what :func:`profile_interleaved` does, briefly, and the milliseconds of another network, run in turns too.
 
+    Short networks are run several times at their turn, as they are when they are timed as a whole: the first run finds
+    its weights in no cache.
+
     Args:
         models: The networks.
         other: Of the other one.
@@ -111,7 +115,7 @@ def profile_beside(
         target: Provider and threads.
         seconds: About how long to run each with the other one; at least 3 and at most 100 runs are timed.
     """
-    times, (taken,) = _profiled(models, [other], feeds, target, seconds * len(models), fewest=3, warm_up=1)
+    times, (taken,) = _profiled(models, [other], feeds, target, seconds * len(models), 3, 1, in_a_row_ms=_IN_A_ROW_MS)
     return times, float(np.median(taken))
 
 
@@ -123,6 +127,7 @@ def _profiled(
     seconds: float,
     fewest: int = 7,
     warm_up: int = 3,
+    in_a_row_ms: float = 0.0,
 ) -> tuple[list[list[NodeTime]], list[list[float]]]:
     """Return the times of the nodes of ``models``, and the milliseconds of ``others``, all run in turns."""
     models = [_with_names(model) for model in models]
@@ -135,16 +140,19 @@ def _profiled(
             whole: list[list[float]] = [[] for _ in plain]  # milliseconds, without the profiler
             with running(feeds):
                 runs = [bound(session, feeds) for session in plain]
-                start, count = math.inf, -warm_up
-                while count < fewest or (count < _MOST and time.perf_counter() - start < seconds):
+                start, count, in_a_row = math.inf, -warm_up, [1] * len(plain)
+                while count < fewest or (count * max(in_a_row) < _MOST and time.perf_counter() - start < seconds):
                     if count == 0:
                         start = time.perf_counter()
-                    for session in sessions:
-                        session.run(None, feeds)
-                    for run, milliseconds in zip(runs, whole, strict=True):
-                        begin = time.perf_counter()
-                        run()
-                        milliseconds.append(1e3 * (time.perf_counter() - begin))
+                        in_a_row = [_repeats(in_a_row_ms, milliseconds) for milliseconds in whole]
+                    for session, repeats in zip(sessions, in_a_row, strict=False):
+                        for _ in range(repeats):
+                            session.run(None, feeds)
+                    for run, repeats, milliseconds in zip(runs, in_a_row, whole, strict=True):
+                        for _ in range(repeats):
+                            begin = time.perf_counter()
+                            run()
+                            milliseconds.append(1e3 * (time.perf_counter() - begin))
                     count += 1
         finally:
             for session in sessions:
@@ -154,6 +162,11 @@ def _profiled(
         timed = [milliseconds[warm_up:] for milliseconds in whole]
         times = [_node_times(*one) for one in zip(models, traces, timed[: len(models)], strict=True)]
     return times, timed[len(models) :]
+
+
+def _repeats(wanted_ms: float, taken: Sequence[float]) -> int:
+    """Return how many runs, of which some have been timed, take so many milliseconds."""
+    return min(max(round(wanted_ms / min(taken, default=math.inf)), 1), _MOST_IN_A_ROW)
 
 
 def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> list[NodeTime]:
