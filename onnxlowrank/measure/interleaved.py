@@ -30,7 +30,7 @@ SESSIONS = 8
 _LEAST_SESSIONS = 3  # that tell how much they differ
 _RESAMPLES = 1000
 _COVERAGE = 95.0  # per cent
-_PATIENCE_S = 5.0
+_PATIENCE_S = 3.0
 """How long it is waited for that work to end."""
 
 _Times = NDArray[np.float64]

@@ -19,9 +19,10 @@ from onnxlowrank.measure.node_times import (
     NodeTime,
     _node_times,
     profile,
+    profile_beside,
     profile_interleaved,
 )
-from onnxlowrank.measure.sessions import Target
+from onnxlowrank.measure.sessions import Target, open_session
 from onnxlowrank.passes import load_passes
 
 RNG = np.random.default_rng(3)
@@ -291,6 +292,14 @@ def test_what_the_profiler_takes_is_taken_off(tmp_path: Path, whole: float, expe
     found = _node_times(model, trace, [whole] * 7)  # the first runs warm up
     assert [one.median for one in found] == pytest.approx(expected)
     assert [len(one.milliseconds) for one in found] == [7, 7]
+
+
+def test_short_networks_beside_another_run_several_times_at_their_turn() -> None:
+    """So their weights are in the caches, as when a network is timed alone."""
+    model, feeds = parse("g (float[4] x) => (float[4] y) { y = Exp (x) }"), {"x": normal(RNG, 4)}
+    ((part,),), beside = profile_beside([model], open_session(model, Target()), feeds, Target(), 0)
+    assert len(part.milliseconds) == 3 * 8
+    assert beside > 0
 
 
 def test_networks_in_turns_keep_apart() -> None:
