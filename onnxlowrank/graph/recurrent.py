@@ -1,8 +1,8 @@
 """The input projections of recurrent layers as layers of their own: an LSTM, a GRU or an RNN, unfolded and folded.
 
 A recurrent layer computes its gates from ``W x_t + R h_(t-1) + b``. All ``W x_t`` of a sequence are one matrix product,
-which low rank makes cheaper; ``R`` meets one vector a step, where two small products take longer than one. So ``R``
-stays, and
+which low rank makes cheaper. ``R`` is multiplied inside the operator's own loop over the steps, which takes it whole;
+two factors would take a loop of other operators. So ``R`` stays, and
 
     LSTM(X; W, R)  =  LSTM(X W'; I, R)  =  LSTM(X V'; U, R)    where  W = U V
 
@@ -82,8 +82,11 @@ def fold_recurrent(model: ModelProto) -> ModelProto:
             continue
         name = node.input[1].removesuffix(_READS_BLOCKS)
         weight = np.ascontiguousarray(right.T).reshape(*blocks.shape[:2], -1)
-        if name in added and not np.array_equal(numpy_helper.to_array(added[name]), weight):
-            name = f"{node.name}/{name}"  # another node had the same weight, and has another one now
+        known = numpy_helper.to_array(added[name]) if name in added else index.array(name)
+        if known is not None and not np.array_equal(known, weight):
+            name = (
+                f"{node.name}/{name}"  # something else reads the weight that was, or another node has another one now
+            )
         added[name] = numpy_helper.from_array(weight, name)
         inputs = {0: product.input[0], 1: name}
         if bias is not None:

@@ -11,7 +11,7 @@ from onnxlowrank.graph.recurrent import RECURRENT
 
 _KINDS = {
     "DeformConv": "deformable convolution",
-    **{op: f"recurrent layer ({op}): its recurrent weights meet one vector a step" for op in RECURRENT},
+    **{op: f"recurrent layer ({op}): the operator takes its recurrent weights whole" for op in RECURRENT},
 }
 
 

@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 
 from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.calm import Calm
-from onnxlowrank.measure.latency import Latency, measure, speedup_noise
+from onnxlowrank.measure.latency import LEAST_SESSIONS, Latency, measure, speedup_noise
 from onnxlowrank.measure.sessions import Target
 
 SESSIONS = 8
-_LEAST_SESSIONS = 3  # that tell how much they differ
 _RESAMPLES = 1000
 _COVERAGE = 95.0  # per cent
 _PATIENCE_S = 3.0
@@ -96,7 +95,7 @@ def time_in_sessions(
 
 def _is_known(sessions: Sequence[Sequence[_Times]], enough: float) -> bool:
     """Return whether sessions tell the ratio of the first network's time to the last one's well enough."""
-    if len(sessions) < _LEAST_SESSIONS:
+    if len(sessions) < LEAST_SESSIONS:
         return False
     first, last = ([one[index] for one in sessions] for index in (0, -1))
     return speedup_noise(_latency(first), _latency(last)) < enough

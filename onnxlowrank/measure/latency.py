@@ -14,7 +14,8 @@ from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import Target, open_session, running
 
 _WARM_UP = 3
-_LEAST_SESSIONS = 3  # that tell how much they differ
+LEAST_SESSIONS = 3
+"""So many tell how much they differ."""
 _SHORTEST_S = 0.004  # runs shorter than this are timed several at once
 
 
@@ -90,7 +91,7 @@ def speedup_noise(before: Latency, after: Latency) -> float:
 
     It is 0 where fewer than three sessions are known, which do not tell.
     """
-    if len(before.sessions) < _LEAST_SESSIONS:
+    if len(before.sessions) < LEAST_SESSIONS:
         return 0.0
     logs = np.log(np.divide(before.milliseconds, after.milliseconds))
     medians = [float(np.median(one)) for one in np.split(logs, np.cumsum(before.sessions)[:-1])]

@@ -5,7 +5,7 @@ node, named after one of them or after a tensor, and nodes of onnxruntime's own 
 
 The profiler itself takes some microseconds a node, to put down shapes and what every thread did: as much as a small
 layer. So the network also runs without it, and what the nodes take longer in all is taken off them in equal parts, of
-shorter ones all they took.
+shorter ones nearly all they took; no more than the profiler may take, since other work slows either run down, too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from onnxlowrank.temporary import Scratch
 
 _MOST, _MOST_IN_A_ROW = 100, 8  # runs
 _IN_A_ROW_MS = 4.0
+_MOST_OVERHEAD_MS = 0.01  # of the profiler, a node
+_LEAST_LEFT = 0.1  # of the time of a node
 _EVENT = "_kernel_time"
 _LAYOUTS = "ReorderInput", "ReorderOutput"
 # Names onnxruntime makes up: of what works on blocks of channels, after a tensor; of other fused nodes, after a node,
@@ -175,7 +177,8 @@ def _node_times(model: onnx.ModelProto, trace: Path, whole: Sequence[float]) -> 
     taken = np.array([[event["dur"] / 1e3 for event in events] for events in runs])[-len(whole) :]
     if taken.size:
         medians, too_long = np.median(taken, axis=0), float(np.median(taken.sum(axis=1) - whole))
-        taken -= np.minimum(medians, _equal_parts(medians, too_long))
+        part = min(_equal_parts(medians, too_long), _MOST_OVERHEAD_MS)
+        taken -= np.minimum((1 - _LEAST_LEFT) * medians, part)
     known = _Names(model)
     times = []
     for event, milliseconds in zip(runs[0], np.maximum(taken, 0).T.tolist(), strict=True):

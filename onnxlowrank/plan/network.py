@@ -200,7 +200,9 @@ class Network:
         if self.int8 is None and self.half is None:
             return whole
         both = self.original, self.dense
-        return whole * median_speedup(*measure_in_sessions(both, self.feeds, self.target, _DENSE_S, fewest=2))
+        return whole * median_speedup(
+            *measure_in_sessions(both, self.feeds, self.target, _DENSE_S, fewest=2, calm=self.calm)
+        )
 
     def chain_times(self, networks: Sequence[Mapping[str, Chain]]) -> list[dict[str, LinkTimes]]:
         """Return what the links of chains take inside each of the networks they make, where it can be told."""

@@ -39,13 +39,13 @@ def found(model, **feeds):
         ('y = Einsum <equation = "nchwd,fc->nfhwd"> (x, e)', "no pass is for Einsum", 2 * 64 * 3, 6),
         (
             "y = LSTM <hidden_size = 5> (s, lw, lr)",
-            "recurrent layer (LSTM): its recurrent weights meet one vector a step",
+            "recurrent layer (LSTM): the operator takes its recurrent weights whole",
             2 * 16 * 20 * (4 + 5),
             20 * 9,
         ),
         (
             "y = GRU <hidden_size = 5> (s, gw, gr)",
-            "recurrent layer (GRU): its recurrent weights meet one vector a step",
+            "recurrent layer (GRU): the operator takes its recurrent weights whole",
             2 * 16 * 15 * (4 + 5),
             15 * 9,
         ),

@@ -115,6 +115,25 @@ def test_two_that_share_a_weight_may_get_one_each():
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_weight_that_something_else_reads_keeps_its_values_there():
+    rng = np.random.default_rng(0)
+    model = normalise(
+        parse(
+            "g (float[4, 2, 5] x, float[1, 12, 5] z) => (float[4, 1, 2, 3] y, float[1, 12, 5] s) "
+            "{ y, h = LSTM <hidden_size = 3> (x, w, r) s = Add (z, w) }",
+            w=normal(rng, 1, 12, 5),
+            r=normal(rng, 1, 12, 3),
+        )
+    )
+    unfolded = unfold_recurrent(model)
+    (layer,) = find_layers(unfolded)
+    chain = Chain((Step("first", normal(rng, 2, 5)), Step("second", normal(rng, 12, 2))))
+    written = rewrite(unfolded, [layer], {layer.name: chain})
+    feeds = {"x": normal(rng, 4, 2, 5), "z": normal(rng, 1, 12, 5)}
+    for mine, expected in zip(run(fold_recurrent(written), **feeds), run(written, **feeds), strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_unfolded_or_folded_stays():
     computed = parse(
         "g (float[4, 2, 5] x, float[1, 12, 5] w) => (float[4, 1, 2, 3] y) { y, h = LSTM <hidden_size = 3> (x, w, r) }",
@@ -160,7 +179,7 @@ def test_through_the_whole_pipeline(op):
     assert [node.op_type for node in result.model.graph.node] == ["Transpose", "MatMul", op]
     (layer, kept) = result.layers
     assert (layer.name.split("/")[-1], layer.method, layer.setting) == ("input", "fully_connected", (16,))
-    assert "one vector a step" in kept.kept_because
+    assert "recurrent weights whole" in kept.kept_because
     assert result.agreement.relative_error < 0.1
     shapes = {one.name: list(one.dims) for one in result.model.graph.initializer}
     assert shapes["w"] == [2, gates, 16]
