@@ -12,7 +12,7 @@ from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.fit.sweeps import Sweeps
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.measure.interleaved import measure_in_sessions
-from onnxlowrank.measure.latency import Latency, median_speedup, speedup_noise
+from onnxlowrank.measure.latency import Latency, median_speedup
 from onnxlowrank.passes.base import KEEP, Candidate, Plan, keep
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import Losses, Select
@@ -73,10 +73,15 @@ class NetworkBuilder:
             return None
         return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_FASTEST)
 
-    def timed_again(self, fitted: FittedNetwork) -> FittedNetwork:
-        """Return a network whose times, and those of the original, are from as many runs again."""
-        before, after = self._timed(fitted.model)
-        return replace(fitted, before=fitted.before.with_those(before), after=fitted.after.with_those(after))
+    def timed_again(self, fitted: FittedNetwork) -> tuple[FittedNetwork, float]:
+        """Time a network as often again, in turns with the outline of its plan.
+
+        Returns:
+            The network with all its times, and in what proportion to that of the outline its time is.
+        """
+        before, outline, after = self._timed(self.network.outline(fitted.plan), fitted.model)
+        times = fitted.before.with_those(before), fitted.after.with_those(after)
+        return replace(fitted, before=times[0], after=times[1]), median_speedup(after, outline)
 
     def mixed(self, fitted: FittedNetwork, float32: Collection[str]) -> FittedNetwork:
         """Return an int8 network once more, layers of these names in float32."""
@@ -98,13 +103,15 @@ class NetworkBuilder:
         before, after = self._timed(model)
         return FittedNetwork(plan, {}, model, before, after, None, reason)
 
-    def _timed(self, model: onnx.ModelProto) -> list[Latency]:
-        """Return the times of the original network, and of another one in turns with it."""
+    def _timed(self, *models: onnx.ModelProto) -> list[Latency]:
+        """Return the times of the original network, and of others in turns with it."""
         network, advance = self.network, self.progress.stage("measure", 1.0)
-        both = network.original, model
-        times = measure_in_sessions(both, network.feeds, network.target, 4.0, fewest=2, enough=0.005, calm=network.calm)
+        every = network.original, *models
+        times = measure_in_sessions(
+            every, network.feeds, network.target, 4.0, fewest=2, enough=0.005, calm=network.calm
+        )
         advance(1.0)
-        _LOG.info("speed-up of the fitted network %.3f", median_speedup(*times))
+        _LOG.info("speed-up of the fitted network %.3f", median_speedup(times[0], times[-1]))
         return times
 
 
@@ -140,11 +147,6 @@ class FittedNetwork:
     def speedup(self) -> float:
         """Time before / time after."""
         return median_speedup(self.before, self.after)
-
-    @property
-    def noise(self) -> float:
-        """Standard error of the speed-up, as a share."""
-        return speedup_noise(self.before, self.after)
 
     def kept_because(self, layer: str) -> str:
         """Return why a layer was kept that had a choice."""
