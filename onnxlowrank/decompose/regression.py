@@ -31,6 +31,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.cholesky import lower_cholesky
 from onnxlowrank.decompose.precision import squarable
 from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
 from onnxlowrank.parallel import in_parallel
@@ -167,7 +168,7 @@ class _Regression:
             weights = spread * (features / np.trace(spread)) + _FLOOR * np.eye(features)
             gram += ridge * scale * weights
             prior = None if prior is None else weights @ prior
-        self._cholesky = scipy.linalg.cholesky(gram, lower=True)
+        self._cholesky = lower_cholesky(gram)
         self._pull = 0.0 if prior is None else ridge * scale * prior
 
     def solve(
