@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import onnx
 import pytest
+from helpers.forked import run_command
 from helpers.models import error, normal, parse, run
 from helpers.stopwatch import no_stopwatch
 from onnx import ModelProto, numpy_helper
@@ -184,9 +183,8 @@ def test_command(tmp_path):
     onnx.save(plain_of_blocks(), tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", x=images(24))
     options = ["--target", "macs", "--speedup", "1.5", "--calibration", "data.npz", "--report", "report.json"]
-    command = [sys.executable, "-m", "onnxlowrank", "optimize", "net.onnx", "out.onnx", "--passes", "channel_prune"]
-    wide = {**os.environ, "COLUMNS": "160"}
-    ended = subprocess.run([*command, *options], cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=300)
+    words = ["optimize", "net.onnx", "out.onnx", "--passes", "channel_prune", *options]
+    ended = run_command(words, tmp_path, {**os.environ, "COLUMNS": "160"})
     assert ended.returncode == 0, ended.stderr
     assert "channel_prune" in ended.stdout
     report = json.loads((tmp_path / "report.json").read_text())

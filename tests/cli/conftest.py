@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.processes import Command, Ended, finish, folders, start
+from helpers.processes import Command, Ended, folders, run_to_end
 
 
 @pytest.fixture
@@ -13,6 +13,6 @@ def command(place: Path, tmp_path: Path) -> Command:
 
     def call(*arguments: str, before: str = "") -> Ended:
         where = folders(place, f"{tmp_path.name} {next(count)}")
-        return finish(start(arguments, *where, before), *where)
+        return run_to_end(arguments, *where, before)
 
     return call

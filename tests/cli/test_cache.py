@@ -3,23 +3,17 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
+from helpers.forked import run_command
 
 from onnxlowrank.measure.cache import Cache, Timing, timing_key
 from onnxlowrank.measure.sessions import Target
 
 
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnxlowrank", "cache", *arguments],
-        env={**os.environ, "ONNXLOWRANK_CACHE": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_command(["cache", *arguments], folder.parent, {**os.environ, "ONNXLOWRANK_CACHE": str(folder)})
 
 
 def fill(folder: Path) -> Cache:

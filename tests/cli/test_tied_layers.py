@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import onnx
+from helpers.forked import run_command
 from helpers.models import normal, parse, run
 
 RNG = np.random.default_rng(2)
@@ -27,9 +26,8 @@ def test_twins(tmp_path):
     data = {name: normal(RNG, 24, 24, 6, 6) for name in "ab"}
     np.savez(tmp_path / "twins.npz", **data)
     options = ["--target", "macs", "--speedup", "2", "--calibration", "twins.npz", "--report", "report.json"]
-    command = [sys.executable, "-m", "onnxlowrank", "optimize", "twins.onnx", "out.onnx", *options]
-    wide = {**os.environ, "COLUMNS": "160"}
-    ended = subprocess.run(command, cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=300)
+    words = ["optimize", "twins.onnx", "out.onnx", *options]
+    ended = run_command(words, tmp_path, {**os.environ, "COLUMNS": "160"})
     assert ended.returncode == 0, ended.stderr
     assert "n_a3 (2 places)" in ended.stdout
     report = json.loads((tmp_path / "report.json").read_text())

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from helpers.forked import run_command
 from helpers.models import normal, parse, run
 
 RNG = np.random.default_rng(6)
@@ -59,9 +59,8 @@ def call(folder: Path, output: str, *options: str) -> subprocess.CompletedProces
         "new.npz",
     ]
     more = ["--passes", "channel,spatial", "--report", f"{output}.json", *options]
-    command = [sys.executable, "-m", "onnxlowrank", "optimize", "net.onnx", output, *given, *more]
-    wide = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, cwd=folder, env=wide, capture_output=True, text=True, timeout=300)
+    words = ["optimize", "net.onnx", output, *given, *more]
+    return run_command(words, folder, {**os.environ, "COLUMNS": "160"})
 
 
 def test_outputs_come_nearer_and_the_plan_stays(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto
 from PIL import Image
 
+from helpers.forked import run_command
 from helpers.models import normal, parse
 
 EARLIER = b"what an earlier run wrote"
@@ -52,6 +53,14 @@ def folders(parent: Path, name: str) -> tuple[Path, Path]:
     return folder, temporary
 
 
+def run_to_end(arguments: tuple[str, ...], folder: Path, temporary: Path, before: str = "") -> Ended:
+    """Run the command in ``folder``; ``before`` is Python to run in the process ahead of it."""
+    if before:
+        return finish(start(arguments, folder, temporary, before), folder, temporary)
+    process = run_command(arguments, folder, environment(temporary))
+    return _ended(process.returncode, process.stdout, process.stderr, folder, temporary)
+
+
 def start(arguments: tuple[str, ...], folder: Path, temporary: Path, before: str = "") -> subprocess.Popen[str]:
     """Start the command in ``folder``; ``before`` is Python to run in the process ahead of it."""
     module = ["-m", "onnxlowrank"] if not before else ["-c", f"{before}\nfrom onnxlowrank.cli import main\nmain()"]
@@ -75,8 +84,12 @@ def _hear() -> None:
 
 def finish(process: subprocess.Popen[str], folder: Path, temporary: Path) -> Ended:
     out, err = process.communicate(timeout=300)
+    return _ended(process.returncode, out, err, folder, temporary)
+
+
+def _ended(code: int, out: str, err: str, folder: Path, temporary: Path) -> Ended:
     left = sorted(name for name in os.listdir(temporary) if name != ".ses")  # onnxruntime's own
-    return Ended(process.returncode, out, without_stages(err), folder, left)
+    return Ended(code, out, without_stages(err), folder, left)
 
 
 def without_stages(errors: str) -> str:
