@@ -6,7 +6,7 @@
 
 Where there are no labels, the original network's answers on inputs that neither the fit nor any choice has seen stand
 for the truth. Beside every network the same one quantised to int8 with all its layers kept, as the command reports it,
-and the int8 network that the command finds where it is asked for 1.3 times the speed of that.
+and with ``--int8-plans`` the int8 network that the command finds where it is asked for 1.3 times the speed of that.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=60, help="calibration inputs; as many are compared on")
     parser.add_argument("--only", default="", metavar="WORD", help="networks with that word in their names")
     parser.add_argument("--finetune", type=float, metavar="MINUTES", help="train each network for so long at its end")
+    parser.add_argument("--int8-plans", action="store_true", help="also look for int8 networks that are faster still")
     parser.add_argument("--plot", help="draw which methods were taken, e.g. zoo.svg")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long two threads are timed")
     add_result_options(parser)
@@ -150,9 +151,11 @@ def row(case: Case, args: argparse.Namespace, taken: Taken) -> list[Cell]:
             return [name_of(case), case.task, case.speedup, *[None] * (len(COLUMNS) - 4), said]
         count(taken, onnx.load(place / model), report)
         int8, _ = run(["optimize", model, "int8.onnx", "--speedup", "1.01", "--precision", "int8", *told], place)
-        asked = 1.01 if int8 is None else max(FURTHER * int8["int8_alone"]["latency_speedup"], 1.01)
-        further = ["--speedup", f"{asked:.2f}", "--precision", "int8", *told]
-        planned, _ = run(["optimize", model, "planned.onnx", *further], place)
+        planned = None
+        if args.int8_plans and int8 is not None:
+            asked = max(FURTHER * int8["int8_alone"]["latency_speedup"], 1.01)
+            further = ["--speedup", f"{asked:.2f}", "--precision", "int8", *told]
+            planned, _ = run(["optimize", model, "planned.onnx", *further], place)
         both = ["compare", model, "out.onnx", "--threads", "2", "--seconds", f"{args.seconds:g}", "--json"]
         threads = json.loads(command([*both, "--inputs", test], place).stdout or "{}")
         return [*figures(case, report, threads, int8, planned), seconds, *layers(report)]
