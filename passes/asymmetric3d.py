@@ -11,7 +11,8 @@ reduced-rank regression of the true responses on the ``k d''`` features that one
 prefix (Eq. 12, with ``V x^`` for ``W x^``). The paper's solutions are among those searched. A small ridge draws to
 ``H`` where samples say nothing.
 
-Subgraph:    Conv(kh x 1, d'') -> Conv(1 x kw, d') -> Conv(1x1, d, bias); strides, pads and dilations split over the two
+Subgraph:    Conv(kh x 1, d'') -> Conv(1 x kw, d') -> Conv(1x1, d, bias); strides, pads and dilations split over the
+             first two; of 3-D kernels Conv(1 x kh x kw, d'') -> Conv(kd x 1 x 1, d') -> Conv(1x1x1, d, bias)
 MACs:        d'' c kh at (H_out, W_in) positions + d' d'' kw + d d' at (H_out, W_out)
 Parameters:  d'' c kh + d' d'' kw + d d' + d
 """
@@ -28,8 +29,17 @@ from onnxlowrank.decompose.spatial import spatial_energy
 from onnxlowrank.decompose.spectrum import cumulative_energy, principal_axes
 from onnxlowrank.graph.chain import Chain, Step
 from onnxlowrank.graph.layer import FloatArray, Geometry, Layer
-from onnxlowrank.passes.base import RESPONSE, Candidate, Draft, Setting, Statistics, aligned_ranks, placeholder
-from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, vertical_step
+from onnxlowrank.passes.base import (
+    RESPONSE,
+    Candidate,
+    Draft,
+    Setting,
+    Statistics,
+    aligned_ranks,
+    placeholder,
+    pointwise,
+)
+from onnxlowrank.passes.spatial import COLUMNS, Spatial, horizontal_step, taps_of, two_axes, vertical_step
 
 
 class Asymmetric3D(Spatial):
@@ -43,10 +53,10 @@ class Asymmetric3D(Spatial):
 
         The paper fixes both by letting each contribute the square root of the speed-up; here the selection decides.
         """
-        spatial = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
+        spatial = spatial_energy(two_axes(layer), statistics.moments[COLUMNS].covariance)
         channel = cumulative_energy(statistics.moments[RESPONSE].covariance)
         for vertical in aligned_ranks(len(spatial) - 1, block):
-            for rank in aligned_ranks(min(layer.outputs, vertical * layer.kernel[1]), block):
+            for rank in aligned_ranks(min(layer.outputs, vertical * taps_of(layer)[1]), block):
                 candidate = self.candidate(layer, (vertical, rank), float(spatial[vertical] * channel[rank]))
                 if candidate.macs >= layer.macs:
                     break
@@ -59,7 +69,7 @@ class Asymmetric3D(Spatial):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         vertical, rank = setting
-        kh, kw = layer.kernel
+        kh, kw = taps_of(layer)
         return chain_of(
             layer,
             placeholder(vertical, layer.inputs, kh, 1),
@@ -91,11 +101,12 @@ def chain_of(
     layer: Layer, vertical: FloatArray, reduced: FloatArray, restore: FloatArray, bias: FloatArray | None
 ) -> Chain:
     """Return the chain of its factors; ``restore`` is ``[d, d']`` or ``[d, d', 1, 1]``."""
+    flat = Geometry.pointwise(layer.geometry.axes)
     return Chain(
         (
             vertical_step(layer, vertical),
             horizontal_step(layer, reduced),
-            Step("restore", np.asarray(restore, np.float32).reshape(layer.outputs, -1, 1, 1), Geometry.pointwise(2)),
+            Step("restore", pointwise(restore.reshape(layer.outputs, -1), layer), flat),
         ),
         None if bias is None else np.asarray(bias, np.float32),
     )

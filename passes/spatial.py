@@ -1,4 +1,4 @@
-"""Vertical, then horizontal filters: ``k x 1``, then ``1 x k`` (Jaderberg 2014, scheme 2).
+"""Vertical, then horizontal filters: ``k x 1``, then ``1 x k`` (Jaderberg 2014, scheme 2); in 3-D, "(2+1)D".
 
 Algebra. The kernel folded to ``A [c k, k d]`` is replaced by a product ``V H`` of rank ``K``, see
 :mod:`onnxlowrank.decompose.spatial`; weighing by the covariance of the vertical input patches makes the lost
@@ -6,14 +6,21 @@ response, not the lost weight, small. With ``V`` fixed, the response is linear i
 then regressed on what ``V`` gives in the rewritten prefix (the paper's "data reconstruction", here in closed form),
 drawn to the ``H`` of the SVD by a small ridge.
 
-Subgraph:    Conv(kh x 1, K, vertical stride, pads and dilation) -> Conv(1 x kw, d, the horizontal ones, bias)
-MACs:        K c kh at (H_out, W_in) positions + d K kw at (H_out, W_out)
-Parameters:  K c kh + d K kw + d
+Kernels of three long axes, ``kd x kh x kw``, are folded to ``[c kh kw, kd d]``: filters in the plane, then filters
+along the depth, or in time, the order of "(2+1)D" networks (Tran et al. 2018; S3D, Xie et al. 2018). The plane comes
+first because what strides leave of it is less for the second link to read. An axis of one tap goes with the first link.
+
+Subgraph:    Conv(kh x 1, K, vertical stride, pads and dilation) -> Conv(1 x kw, d, the horizontal ones, bias);
+             Conv(1 x kh x kw, K) -> Conv(kd x 1 x 1, d, bias)
+MACs:        K c kh at (H_out, W_in) positions + d K kw at (H_out, W_out);
+             K c kh kw at (D_in, H_out, W_out) + d K kd at (D_out, H_out, W_out)
+Parameters:  K c kh + d K kw + d; K c kh kw + d K kd + d
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -36,7 +43,7 @@ COLUMNS = "columns"
 
 
 class Spatial(Pass):
-    """Two one-dimensional convolutions in place of a two-dimensional one."""
+    """Two convolutions along different axes in place of one along all of them."""
 
     name = "spatial"
     ops = ("Conv", "ConvTranspose")
@@ -44,31 +51,30 @@ class Spatial(Pass):
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
 
     def refusal(self, layer: Layer) -> str | None:
-        """Refuse what has not exactly two spatial axes with more than one tap each, and grouped convolutions."""
+        """Refuse what has not two axes or three with more than one tap each, and grouped convolutions."""
         if layer.group > 1:
             return f"group={layer.group}"
-        if len(layer.kernel) != 2 or min(layer.kernel) < 2:
-            return f"kernel {'x'.join(map(str, layer.kernel))}"
-        return None
+        return None if has_split(layer) else f"kernel {'x'.join(map(str, layer.kernel))}"
 
     def moments(self, layer: Layer) -> dict[str, Features]:
         """Ask for the covariance of the vertical input patches."""
-        return {COLUMNS: Features(layer.input, (), Window((layer.kernel[0], 1), layer.geometry.only(0)))}
+        first, _ = split_axes(layer)
+        return {COLUMNS: Features(layer.input, (), Window(_extent(layer, first), layer.geometry.only(*first)))}
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``K``; horizontal neighbours are taken as independent."""
-        energy = spatial_energy(layer.weight, statistics.moments[COLUMNS].covariance)
+        energy = spatial_energy(two_axes(layer), statistics.moments[COLUMNS].covariance)
         yield from self.by_rank(layer, energy, block)
 
     def limits(self, layer: Layer) -> Setting:
         """Return the rank of the folded kernel."""
-        kh, kw = layer.kernel
+        kh, kw = taps_of(layer)
         return (min(layer.inputs * kh, kw * layer.outputs),)
 
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         (rank,) = setting
-        kh, kw = layer.kernel
+        kh, kw = taps_of(layer)
         horizontal = placeholder(layer.outputs, rank, 1, kw)
         return Chain(
             (vertical_step(layer, placeholder(rank, layer.inputs, kh, 1)), horizontal_step(layer, horizontal)),
@@ -77,15 +83,56 @@ class Spatial(Pass):
 
     def draft(self, layer: Layer, setting: Setting, statistics: Statistics) -> Draft:
         """Return the two factors by the SVD under the covariance of the vertical patches."""
-        vertical, horizontal = spatial_factors(layer.weight, setting[0], statistics.moments[COLUMNS].covariance)
+        vertical, horizontal = spatial_factors(two_axes(layer), setting[0], statistics.moments[COLUMNS].covariance)
         return draft_of(layer, Chain((vertical_step(layer, vertical), horizontal_step(layer, horizontal)), layer.bias))
 
 
+def has_split(layer: Layer) -> bool:
+    """Return whether there are two axes or three with more than one tap."""
+    return sum(taps > 1 for taps in layer.kernel) > 1
+
+
+def split_axes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes that the first link acts on, and those of the second."""
+    long = [axis for axis, taps in enumerate(layer.kernel) if taps > 1]
+    second = tuple(long[1:] if len(long) == 2 else long[:1])
+    return tuple(axis for axis in range(len(layer.kernel)) if axis not in second), second
+
+
+def taps_of(layer: Layer) -> tuple[int, int]:
+    """Return the taps of the first link, and those of the second."""
+    first, second = split_axes(layer)
+    return math.prod(layer.kernel[axis] for axis in first), math.prod(layer.kernel[axis] for axis in second)
+
+
+def two_axes(layer: Layer) -> FloatArray:
+    """Return the weight as ``[F, C, kh, kw]``: the taps of the first link, and those of the second."""
+    first, second = split_axes(layer)
+    return layer.weight.transpose(0, 1, *(2 + axis for axis in (*first, *second))).reshape(
+        *layer.weight.shape[:2], *taps_of(layer)
+    )
+
+
 def vertical_step(layer: Layer, weight: FloatArray) -> Step:
-    """Return the ``kh x 1`` convolution."""
-    return Step("spatial_v", weight, layer.geometry.only(0))
+    """Return the first link, ``kh x 1``, of its weight ``[K, C, kh, 1]``."""
+    first, _ = split_axes(layer)
+    name = "spatial_v" if len(layer.kernel) == 2 else f"spatial_{_letters(layer, first)}"
+    return Step(name, weight.reshape(*weight.shape[:2], *_extent(layer, first)), layer.geometry.only(*first))
 
 
 def horizontal_step(layer: Layer, weight: FloatArray) -> Step:
-    """Return the ``1 x kw`` convolution."""
-    return Step("spatial_h", np.asarray(weight, np.float32), layer.geometry.only(1))
+    """Return the second link, ``1 x kw``, of its weight ``[F, K, 1, kw]``."""
+    _, second = split_axes(layer)
+    name = "spatial_h" if len(layer.kernel) == 2 else f"spatial_{_letters(layer, second)}"
+    kernel = np.asarray(weight, np.float32).reshape(*weight.shape[:2], *_extent(layer, second))
+    return Step(name, kernel, layer.geometry.only(*second))
+
+
+def _extent(layer: Layer, axes: Sequence[int]) -> tuple[int, ...]:
+    """Return the kernel's extent along some axes, 1 along the others."""
+    return tuple(taps if axis in axes else 1 for axis, taps in enumerate(layer.kernel))
+
+
+def _letters(layer: Layer, axes: Sequence[int]) -> str:
+    """Return the letters of axes of depth, height and width along which there are several taps."""
+    return "".join("dhw"[axis] for axis in axes if layer.kernel[axis] > 1)

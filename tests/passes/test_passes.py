@@ -31,6 +31,7 @@ PASSES = load_passes()
 every_pass = pytest.mark.parametrize("method", PASSES, ids=lambda one: one.name)
 RNG = np.random.default_rng(17)
 KERNELS = [(3, 3), (1, 1), (5, 3), (2, 2), (4, 4), (7, 7), (2, 5), (1, 3), (3, 1)]
+KERNELS_3D = [(3, 3, 3), (2, 3, 2), (3, 1, 3), (1, 3, 2), (2, 2, 1), (3, 1, 1), (1, 1, 1)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         shape = (batch, c) if kind == "Gemm" else (batch, 3, c)
         return case_of(matrix_model(kind, normal(rng, f, c), bias), [normal(rng, *shape) for _ in range(feeds)])
 
-    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind.endswith("1d") else 2]
+    kernel = draw(st.sampled_from(KERNELS_3D if kind.endswith("3d") else KERNELS))[: 1 if kind.endswith("1d") else 3]
     axes = len(kernel)
 
     def each(low: int, high: int, count: int = axes) -> list[int]:
@@ -157,7 +158,7 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         attributes["pads"] = each(0, 2, 2 * axes)
     else:
         attributes["auto_pad"] = auto_pad
-    extra = [12] * axes if lots else each(0, 5)
+    extra = [4 if axes == 3 else 12] * axes if lots else each(0, 2 if axes == 3 else 5)
     size = [d * (k - 1) + 1 + e for d, k, e in zip(attributes["dilations"], kernel, extra, strict=True)]
     if kind.startswith("transposed"):
         attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
@@ -175,7 +176,7 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
     return case_of(model, [normal(rng, batch, c, *size) + 0.3 for _ in range(feeds)])
 
 
-KINDS = ("conv2d", "conv1d", "Gemm", "MatMul", "transposed2d", "transposed1d", "grouped")
+KINDS = ("conv2d", "conv1d", "conv3d", "Gemm", "MatMul", "transposed2d", "transposed1d", "transposed3d", "grouped")
 
 
 def suitable(method: Pass) -> list[str]:
@@ -184,7 +185,9 @@ def suitable(method: Pass) -> list[str]:
         "conv2d": conv_model(normal(RNG, 8, 8, 3, 3)),
         "conv1d": conv_model(normal(RNG, 8, 8, 3)),
         "transposed2d": transposed_model(normal(RNG, 8, 8, 3, 3)),
+        "conv3d": conv_model(normal(RNG, 8, 8, 3, 3, 3)),
         "transposed1d": transposed_model(normal(RNG, 8, 8, 3)),
+        "transposed3d": transposed_model(normal(RNG, 8, 8, 3, 3, 3)),
         "grouped": conv_model(normal(RNG, 8, 4, 3, 3), group=2),
         "Gemm": matrix_model("Gemm", normal(RNG, 8, 8), None),
         "MatMul": matrix_model("MatMul", normal(RNG, 8, 8), None),
@@ -390,6 +393,8 @@ def test_refusals_of_kernels_of_one_tap(name: str) -> None:
     assert refused(name, CONV) is None
     assert refused(name, CONV_1D) is None
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 7))) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1, 1))) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 1, 1, 1))) == "kernel 1x1x1"
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 1))) == "kernel 1x1"
     assert refused(name, GROUPED) == "group=2"
 
@@ -402,6 +407,8 @@ def test_refusals_of_spatial_passes(name: str) -> None:
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 7))) == "kernel 1x7"
     assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1))) == "kernel 3x1"
     assert refused(name, CONV_1D) == "kernel 3"
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1, 1))) == "kernel 3x1x1"
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 3, 3))) == ("kernel 3x3x3" if name == "cp" else None)
     assert refused(name, GROUPED) == "group=2"
 
 
