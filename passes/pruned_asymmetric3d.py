@@ -47,6 +47,10 @@ class PrunedAsymmetric3D(Asymmetric3D):
     chooses_maps = True
     by_default = False
 
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what the layer without pruning is refused for, and grouped convolutions."""
+        return f"group={layer.group}" if layer.group > 1 else super().refusal(layer)
+
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield the aligned ``(d'', d')`` of the unpruned layer on a few aligned numbers of input maps each."""
         whole = statistics.data.norm2(layer.folded)
