@@ -72,6 +72,15 @@ def test_through_the_whole_pipeline(tune):
 
 
 @pytest.mark.usefixtures("no_time")
+def test_in_int8():
+    model = mobile()
+    result = optimize(model, max_macs=1, calibration=images(24), passes=["depthwise"], precision="int8")
+    assert [layer.method for layer in result.layers].count("depthwise") == 2
+    x = images(8, seed=5)
+    assert error(run(result.model, x=x)[0], run(model, x=x)[0]) < 0.2
+
+
+@pytest.mark.usefixtures("no_time")
 def test_weighing_by_what_maps_hold_loses_less_than_the_weights_alone():
     rng = np.random.default_rng(3)
     weight = normal(rng, 16, 1, 7, 7)
@@ -92,7 +101,7 @@ def test_a_network_with_the_usual_passes():
     methods = {layer.name: layer.method for layer in result.layers}
     assert methods["n_b"] == methods["n_f"] == "depthwise"
     kept = {layer.name: layer.kept_because for layer in result.layers}
-    assert kept["n_e"] == "depthwise 3x3 is faster whole; group=24; kernel 3x3" or "faster whole" in kept["n_e"]
+    assert kept["n_e"] == "depthwise 3x3 is faster whole; group=24"
 
 
 def test_command(tmp_path):

@@ -70,6 +70,7 @@ class Moments:
     @property
     def covariance(self) -> NDArray[np.float64]:
         """Covariance ``[channels, channels]`` of the rows, where they are in one group."""
+        covariance: NDArray[np.float64]
         (covariance,) = self.covariances
         return covariance
 
