@@ -14,6 +14,7 @@ from onnx import ModelProto, numpy_helper
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.decompose.metric import element_weights, frobenius
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.errors import OptionError
 from onnxlowrank.fit.drafts import Drafts
@@ -25,6 +26,7 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes import load_passes, pass_names
 from onnxlowrank.passes.base import Pass, Setting, keep
+from onnxlowrank.passes.groups import joint_energy, kernels_of
 from onnxlowrank.progress import Silent
 
 PASSES = load_passes()
@@ -462,6 +464,39 @@ def test_groups_are_taken_apart_as_layers_of_their_own(name: str) -> None:
         assert not rest.any()
         assert error(found, own.dense_kernel()) <= (1e-4 if name in ("spatial", "asymmetric3d", "channel") else 0.2)
         assert error(whole.bias[rows], own.bias) <= 0.05
+
+
+def test_errors_of_groups_add_up_to_those_of_the_whole_kernel() -> None:
+    rng = np.random.default_rng(6)
+    (layer,) = find_layers(conv_model(normal(rng, 9, 4, 2, 2), group=3))
+    root = rng.standard_normal((48, 48))
+    metric = replace(frobenius(9, 12, 4), outputs=rng.uniform(1, 2, 9), covariance=root @ root.T)
+    whole = as_chain(layer).dense_kernel().reshape(9, 12, 4).astype(np.float64)
+    parts = list(kernels_of(layer, metric))
+    assert sum(part.norm2(kernel) for kernel, part in parts) == pytest.approx(metric.norm2(whole))
+    by_element = element_weights(rng.uniform(1, 2, (9, 4, 4)))  # as gradients give them: of what is there
+    parts = list(kernels_of(layer, by_element))
+    assert sum(part.norm2(kernel) for kernel, part in parts) == pytest.approx(by_element.norm2(layer.folded))
+    shares = joint_energy([np.array([0, 0.5, 1]), np.array([0, 0.9, 1])], [3.0, 1.0])
+    np.testing.assert_allclose(shares, [0, 0.6, 1])
+    assert joint_energy([np.zeros(2)] * 2, [0.0, 0.0]).tolist() == [1, 1]
+
+
+def test_taps_and_patches_of_depthwise_films_go_together() -> None:
+    """The inputs hardly change in time, so what a filter does along it is worth most."""
+    rng = np.random.default_rng(7)
+    product = np.einsum("mi,mj->mij", rng.standard_normal((8, 3)), rng.standard_normal((8, 15)))
+    weight = product.reshape(8, 1, 3, 5, 3) + 1.5 * rng.standard_normal((8, 1, 3, 5, 3))
+    model = conv_model(weight.astype(np.float32), normal(rng, 8), group=8)
+    batches = [np.repeat(normal(rng, 2, 8, 1, 9, 7), 6, axis=2) + 0.3 * normal(rng, 2, 8, 6, 9, 7) for _ in range(6)]
+    case, (method,) = case_of(model, batches), load_passes(["depthwise"])
+    (offered,) = method.candidates(case.layer, statistics_of(case, method), 8)
+    chain = fit_alone(case, method, offered.setting, nonlinear=False)
+    rewritten = rewrite(model, [case.layer], {"conv": chain})
+    y, z = (np.concatenate([run(one, **feeds)[0] for feeds in case.inputs]) for one in (model, rewritten))
+    kept = 1 - ((y - z) ** 2).sum() / ((y - y.mean(axis=(0, 2, 3, 4), keepdims=True)) ** 2).sum()
+    assert kept == pytest.approx(offered.energy, abs=0.01)
+    assert 0.5 < kept < 0.97
 
 
 @pytest.mark.parametrize("name", ["svd", "outer_product", "spatial", "asymmetric3d"])
