@@ -1,10 +1,5 @@
 """Networks with If and Loop: what bodies capture stays as it is, what is inside is listed with the reason."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import pytest
@@ -106,27 +101,3 @@ def test_analyze_lists_them():
     found = analyze(network(), calibration=feeds())
     reasons = [layer.kept_because for layer in found.layers if layer.kept_because]
     assert reasons == ["inside Loop 'n_y'"] * 2 + ["inside If 'n_z'"]
-
-
-def test_command(tmp_path):
-    model = network()
-    onnx.save(model, tmp_path / "loop.onnx")
-    for number, one in enumerate(feeds()):
-        folder = tmp_path / "data" / f"test_data_set_{number}"
-        folder.mkdir(parents=True)
-        for position, name in enumerate(("x", "n")):
-            tensor = numpy_helper.from_array(one[name], name)
-            (folder / f"input_{position}.pb").write_bytes(tensor.SerializeToString())
-    options = ["--target", "macs", "--speedup", "1.05", "--calibration", "data", "--report", "report.json"]
-    options += ["--passes", "channel"]
-    command = [sys.executable, "-m", "onnxlowrank", "optimize", "loop.onnx", "out.onnx", *options]
-    environment = {**os.environ, "COLUMNS": "200"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert "inside Loop 'n_y'" in ended.stdout
-    assert "inside If 'n_z'" in ended.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert sum("inside" in layer["kept_because"] for layer in report["layers"]) == 3
-    given = feeds(1, seed=9)[0]
-    for one, other in zip(run(onnx.load(tmp_path / "out.onnx"), **given), run(model, **given), strict=True):
-        assert error(one, other) < 0.2

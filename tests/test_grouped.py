@@ -1,12 +1,6 @@
-"""Grouped convolutions, as in ResNeXt, through the whole pipeline and by the command."""
-
-import json
-import os
-import subprocess
-import sys
+"""Grouped convolutions, as in ResNeXt, through the whole pipeline."""
 
 import numpy as np
-import onnx
 import pytest
 from helpers.models import normal, parse, run
 from helpers.stopwatch import no_stopwatch
@@ -68,23 +62,3 @@ def test_every_pass_that_goes_group_by_group(method, monkeypatch):
     assert np.linalg.norm(other - one) < 0.05 * np.linalg.norm(one)
     convs = [node for node in result.model.graph.node if "/lowrank/" in node.name]
     assert {attribute.i for node in convs for attribute in node.attribute if attribute.name == "group"} >= {2}
-
-
-def test_command(tmp_path):
-    model = block(2)
-    onnx.save(model, tmp_path / "block.onnx")
-    np.savez(tmp_path / "data.npz", x=np.concatenate([one["x"] for one in inputs()]))
-    options = ["--target", "macs", "--speedup", "2", "--calibration", "data.npz", "--report", "report.json"]
-    options += ["--passes", "svd,spatial", "--rank", "n_c=svd:16x4"]
-    command = [sys.executable, "-m", "onnxlowrank", "optimize", "block.onnx", "out.onnx", *options]
-    environment = {**os.environ, "COLUMNS": "160"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert "svd" in ended.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
-    (layer,) = [one for one in report["layers"] if one["name"] == "n_c"]
-    assert (layer["method"], layer["setting"]) == ("svd", [16, 4])
-    assert layer["macs"][1] == 144 * 2 * (32 * 16 + 16 * 4 * 9 + 4 * 32)
-    x = inputs()[0]["x"]
-    one, other = run(model, x=x)[0], run(onnx.load(tmp_path / "out.onnx"), x=x)[0]
-    assert np.linalg.norm(other - one) < 0.1 * np.linalg.norm(one)
