@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxlowrank.decompose.map_regression import fit_maps
 from onnxlowrank.decompose.metric import Metric, frobenius
 from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
@@ -122,11 +123,13 @@ class Features:
         tensor: Name of the layer's input or output; at another place of the layer, that stands for the one there.
         steps: Convolutions to apply to it.
         window: Patches ``[channels * taps]`` are sampled instead of single positions ``[channels]``.
+        groups: Of so many groups of equal size the covariances are wanted, each by itself.
     """
 
     tensor: str
     steps: tuple[Step, ...] = ()
     window: Window | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,15 +228,25 @@ def pointwise(weight: FloatArray, layer: Layer) -> FloatArray:
 
 
 class KernelPass(Pass):
-    """A pass that decomposes the kernel of several taps under the metric, before its last link is refitted."""
+    """A pass that decomposes the kernel of several taps under the metric, before its last link is refitted.
+
+    Attributes:
+        by_group: Whether it takes the kernels of grouped convolutions apart, each by itself.
+    """
 
     uses_metric = True
+    by_group: ClassVar[bool] = False
 
     def refusal(self, layer: Layer) -> str | None:
-        """Refuse grouped convolutions and those of one tap."""
-        if layer.group > 1:
+        """Refuse convolutions of one tap, and grouped ones unless it takes them and the groups have several maps."""
+        if layer.group > 1 and not (self.by_group and has_wide_groups(layer)):
             return f"group={layer.group}"
         return None if layer.taps > 1 else f"kernel {'x'.join(map(str, layer.kernel))}"
+
+
+def has_wide_groups(layer: Layer) -> bool:
+    """Return whether the groups of a layer have several maps on both sides."""
+    return layer.group < min(layer.inputs, layer.outputs)
 
 
 def aligned_ranks(largest: int, block: int) -> Sequence[int]:
@@ -257,6 +270,11 @@ def refit_last(chain: Chain, samples: Samples, nonlinear: bool, ridge: float = 1
         ridge: Its weight, see :func:`onnxlowrank.decompose.regression.fit_low_rank`.
     """
     last = chain.steps[-1]
+    if last.group == len(last.weight) > 1 and last.take is None and last.give is None:
+        prior = last.weight.reshape(last.group, -1).astype(np.float64)
+        maps, biases = fit_maps(samples, prior, ridge, nonlinear)
+        fitted_last = replace(last, weight=maps.astype(np.float32).reshape(last.weight.shape))
+        return Chain((*chain.steps[:-1], fitted_last), biases.astype(np.float32))
     weight, bias = np.zeros_like(last.weight), np.zeros(len(last.given), np.float32)
     taps, f, c = math.prod(last.kernel), last.weight.shape[0] // last.group, last.weight.shape[1]
     for g in range(last.group):

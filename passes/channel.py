@@ -18,7 +18,6 @@ Grouped convolutions are taken apart group by group, all to the same rank: ``d'`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,6 +36,7 @@ from onnxlowrank.passes.base import (
     Statistics,
     placeholder,
 )
+from onnxlowrank.passes.groups import block_of, filters_of
 
 
 class Channel(Pass):
@@ -53,7 +53,7 @@ class Channel(Pass):
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield every aligned ``d'``; the energy is that of the responses' principal components (Eq. 13)."""
         energy = statistics.response_energy if layer.group == 1 else _energy_by_group(layer, statistics)
-        yield from self.by_rank(layer, energy, block // math.gcd(block, layer.group))
+        yield from self.by_rank(layer, energy, block_of(layer, block))
 
     def limits(self, layer: Layer) -> Setting:
         """Return the number of filters of a group."""
@@ -73,7 +73,7 @@ class Channel(Pass):
         """Return the projection onto the responses' principal axes (Eq. 4); ask for the layer's own responses."""
         moments = statistics.moments[RESPONSE]
         fitted = []
-        for rows in _groups(layer):
+        for rows in filters_of(layer):
             _, axes = principal_axes(moments.covariance[rows, rows], setting[0])
             fitted.append(LowRankMap(axes, axes, moments.mean[rows] - axes @ (axes.T @ moments.mean[rows])))
         return Draft(_project(layer, fitted), Features(layer.output))
@@ -86,17 +86,11 @@ class Channel(Pass):
         """Return the chain of the low-rank regression of the responses on those in the rewritten prefix."""
         prior, spread = np.eye(layer.outputs // layer.group), self.spread(layer)
         fitted = []
-        for rows in _groups(layer):
+        for rows in filters_of(layer):
             own = np.arange(rows.start, rows.stop)
             part = samples if layer.group == 1 else samples.part(own, own)
             fitted.append(fit_low_rank(part, setting[0], prior=prior, nonlinear=nonlinear, spread=spread))
         return _project(layer, fitted)
-
-
-def _groups(layer: Layer) -> list[slice]:
-    """Return where the filters of every group are."""
-    size = layer.outputs // layer.group
-    return [slice(start, start + size) for start in range(0, layer.outputs, size)]
 
 
 def _energy_by_group(layer: Layer, statistics: Statistics) -> Float64Array:
@@ -107,7 +101,7 @@ def _energy_by_group(layer: Layer, statistics: Statistics) -> Float64Array:
         shift = unseen.mean - moments.mean
         seen = unseen.covariance + np.outer(shift, shift)
     kept = np.zeros(layer.outputs // layer.group)
-    for rows in _groups(layer):
+    for rows in filters_of(layer):
         _, axes = principal_axes(moments.covariance[rows, rows])
         kept += np.einsum("fk,fk->k", axes, seen[rows, rows] @ axes)
     return shares(kept)
@@ -116,7 +110,7 @@ def _energy_by_group(layer: Layer, statistics: Statistics) -> Float64Array:
 def _project(layer: Layer, fitted: Sequence[LowRankMap]) -> Chain:
     """Return the chain for ``y -> P Q' y + b`` behind the layer, group by group."""
     reduced, bias = [], []
-    for rows, part in zip(_groups(layer), fitted, strict=True):
+    for rows, part in zip(filters_of(layer), fitted, strict=True):
         own = part.bias
         if layer.bias is not None:  # the responses hold the layer's bias, the new filters don't
             own = own + part.left @ (part.right.T @ layer.bias[rows])

@@ -29,11 +29,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxlowrank.decompose.metric import Metric
 from onnxlowrank.decompose.prune import Elimination, eliminate, without_others
 from onnxlowrank.graph.chain import Chain, IntArray, Step
 from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.passes.base import Candidate, Draft, Pass, Setting, Statistics, draft_of, placeholder
+from onnxlowrank.passes.groups import kernels_of
 
 
 class ChannelPrune(Pass):
@@ -73,7 +73,7 @@ class ChannelPrune(Pass):
         """Return the maps that go last and the best kernel on them, by the covariance of the patches."""
         chosen, kernels = [], []
         found = eliminations(layer, statistics)
-        for one, (kernel, metric) in zip(found, _groups(layer, statistics), strict=True):
+        for one, (kernel, metric) in zip(found, kernels_of(layer, statistics.data), strict=True):
             chosen.append(one.kept(setting[0]))
             kernels.append(without_others(kernel, chosen[-1], metric))
         weight = np.concatenate(kernels).astype(np.float32).reshape(layer.outputs, setting[0], *layer.kernel)
@@ -84,7 +84,7 @@ def eliminations(layer: Layer, statistics: Statistics) -> tuple[Elimination, ...
     """Return for every group its input maps in the order in which they are missed least; that is found once."""
     known: tuple[Elimination, ...] | None = statistics.memo.get("eliminations")
     if known is None:
-        known = tuple(eliminate(kernel, metric) for kernel, metric in _groups(layer, statistics))
+        known = tuple(eliminate(kernel, metric) for kernel, metric in kernels_of(layer, statistics.data))
         statistics.memo["eliminations"] = known
     return known
 
@@ -102,14 +102,6 @@ def _on_all_maps(layer: Layer) -> FloatArray:
         rows = slice(g * filters, (g + 1) * filters)
         kernel[rows, g * maps : (g + 1) * maps] = layer.folded[rows]
     return kernel
-
-
-def _groups(layer: Layer, statistics: Statistics) -> Iterator[tuple[FloatArray, Metric]]:
-    """Yield the kernel of every group, and the metric of what it sees."""
-    maps, filters = layer.weight.shape[1], layer.outputs // layer.group
-    for g in range(layer.group):
-        rows, inputs = np.arange(g * filters, (g + 1) * filters), np.arange(g * maps, (g + 1) * maps)
-        yield layer.folded[rows], statistics.data.block(rows, inputs)
 
 
 def _chain(layer: Layer, weight: FloatArray, chosen: Sequence[IntArray], bias: FloatArray | None) -> Chain:

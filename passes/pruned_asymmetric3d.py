@@ -32,7 +32,7 @@ from onnxlowrank.graph.layer import FloatArray, Layer
 from onnxlowrank.passes.asymmetric3d import Asymmetric3D
 from onnxlowrank.passes.base import Candidate, Draft, Features, Setting, Statistics
 from onnxlowrank.passes.channel_prune import eliminations, evenly_spread
-from onnxlowrank.passes.spatial import COLUMNS
+from onnxlowrank.passes.spatial import COLUMNS, taps_of
 
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 """Of the input maps that are kept: more kinds would make many candidates, and differ little."""
@@ -46,6 +46,10 @@ class PrunedAsymmetric3D(Asymmetric3D):
     uses_metric = True
     chooses_maps = True
     by_default = False
+
+    def refusal(self, layer: Layer) -> str | None:
+        """Refuse what the layer without pruning is refused for, and grouped convolutions."""
+        return f"group={layer.group}" if layer.group > 1 else super().refusal(layer)
 
     def candidates(self, layer: Layer, statistics: Statistics, block: int) -> Iterator[Candidate]:
         """Yield the aligned ``(d'', d')`` of the unpruned layer on a few aligned numbers of input maps each."""
@@ -75,7 +79,8 @@ class PrunedAsymmetric3D(Asymmetric3D):
         kept = elimination.kept(setting[0])
         weight = without_others(layer.folded, kept, statistics.data)
         narrow = replace(layer, weight=weight.astype(np.float32).reshape(layer.outputs, len(kept), *layer.kernel))
-        columns = (kept[:, None] * layer.kernel[0] + np.arange(layer.kernel[0])).ravel()
+        taps = taps_of(layer)[0]
+        columns = (kept[:, None] * taps + np.arange(taps)).ravel()
         moments = {**statistics.moments, COLUMNS: statistics.moments[COLUMNS].part(columns)}
         found = super().draft(narrow, setting[1:], replace(statistics, moments=moments))
         chain = _on_maps(found.chain, kept, layer)

@@ -6,6 +6,7 @@ from helpers.models import normal, parse, run
 from helpers.stopwatch import no_stopwatch
 
 from onnxlowrank import optimize
+from onnxlowrank.plan.manual_ranks import ManualRank
 
 
 def block(groups: int = 4, width: int = 64, rank: int = 4) -> object:
@@ -26,13 +27,19 @@ def block(groups: int = 4, width: int = 64, rank: int = 4) -> object:
     )
 
 
+RANKS = {"n_c": ManualRank((4,), method="channel")}
+
+
+def inputs() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [{"x": np.kron(normal(rng, 1, 16, 4, 4), np.ones((3, 3), np.float32))} for _ in range(32)]
+
+
 @pytest.mark.parametrize("groups", [2, 4])
 def test_group_by_group(groups, monkeypatch):
     no_stopwatch(monkeypatch, block=8)
-    model = block(groups)
-    rng = np.random.default_rng(1)
-    calibration = [{"x": np.kron(normal(rng, 1, 16, 4, 4), np.ones((3, 3), np.float32))} for _ in range(32)]
-    result = optimize(model, max_macs=1, calibration=calibration, ranks={"n_c": (4,)}, only=["n_c"])
+    model, calibration = block(groups), inputs()
+    result = optimize(model, max_macs=1, calibration=calibration, ranks=RANKS, only=["n_c"])
     (layer,) = [one for one in result.layers if one.name == "n_c"]
     assert (layer.method, layer.setting) == ("channel", (4,))
     size = 64 // groups
@@ -40,3 +47,18 @@ def test_group_by_group(groups, monkeypatch):
     x = calibration[0]["x"]
     one, other = run(model, x=x)[0], run(result.model, x=x)[0]
     assert np.linalg.norm(other - one) < 2e-3 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize("method", ["svd", "spatial", "asymmetric3d", "outer_product"])
+def test_every_pass_that_goes_group_by_group(method, monkeypatch):
+    no_stopwatch(monkeypatch, block=8)
+    model, calibration = block(2), inputs()
+    result = optimize(model, max_macs=1_050_000, calibration=calibration, passes=[method], only=["n_c"])
+    (layer,) = [one for one in result.layers if one.name == "n_c"]
+    assert layer.method == method
+    assert layer.macs[1] < layer.macs[0] / 1.5
+    x = calibration[0]["x"]
+    one, other = run(model, x=x)[0], run(result.model, x=x)[0]
+    assert np.linalg.norm(other - one) < 0.05 * np.linalg.norm(one)
+    convs = [node for node in result.model.graph.node if "/lowrank/" in node.name]
+    assert {attribute.i for node in convs for attribute in node.attribute if attribute.name == "group"} >= {2}

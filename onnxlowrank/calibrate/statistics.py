@@ -86,8 +86,8 @@ def collect_statistics(
     ending = unused_ending(calibration.model, "::onnxlowrank")
     meant = {f"{number}{ending}": key for number, key in enumerate(wanted)}
     probes = [
-        _fewer(kind, feature_probe(name, wanted[layer, kind, number], known[layer], known[layer].places[number]))
-        for name, (layer, kind, number) in meant.items()
+        _fewer(key[1], wanted[key], feature_probe(name, wanted[key], known[key[0]], known[key[0]].places[key[2]]))
+        for name, key in meant.items()
     ]
     moments: dict[str, dict[str, Moments]] = {name: {} for name in applicable}
     overflowing: set[str] = set()
@@ -114,7 +114,7 @@ def collect_statistics(
                 patches[layer_name].add(values)
             else:
                 if kind not in moments[layer_name]:
-                    moments[layer_name][kind] = Moments(values.shape[1])
+                    moments[layer_name][kind] = Moments(values.shape[1], wanted[meant[name]].groups)
                 moments[layer_name][kind].add(values)
     finite = [name for name in applicable if name not in overflowing]
     for name in finite:
@@ -141,9 +141,9 @@ def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
     return wanted
 
 
-def _fewer(kind: str, probe: Probe) -> Probe:
-    """Return the probe at fewer positions where it samples patches."""
-    return replace(probe, share=probe.share * _FEWER_PATCHES) if kind == _PATCHES else probe
+def _fewer(kind: str, wanted: Features, probe: Probe) -> Probe:
+    """Return the probe at fewer positions where it samples patches, whole ones or of groups of maps."""
+    return replace(probe, share=probe.share * _FEWER_PATCHES) if kind == _PATCHES or wanted.groups > 1 else probe
 
 
 def feature_probe(name: str, wanted: Features, layer: Layer, place: Place) -> Probe:

@@ -30,6 +30,11 @@ def spatial_energy(kernel: NDArray[np.floating], columns: Float64Array | None = 
     return energy[: min(folded.shape) + 1]
 
 
+def spatial_variance(kernel: NDArray[np.floating], columns: Float64Array | None = None) -> float:
+    """Return the variance that :func:`spatial_energy` tells shares of, summed over the responses."""
+    return float(np.trace(_response_gram(_fold(kernel), columns)))
+
+
 def spatial_factors(
     kernel: NDArray[np.floating], rank: int, columns: Float64Array | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -45,6 +45,8 @@ _RIDGES = (1e-3, 1e-1)
 _WAYS = (0.5, 1.0)
 """How far they go."""
 _ROWS = 4096
+_MOST_COLUMNS = 4 * LARGEST_COVARIANCE
+"""Of what is sampled for one fit, over all groups of a layer: two gigabytes."""
 
 
 class Sweeps:
@@ -106,7 +108,8 @@ class Sweeps:
     ) -> Chain:
         """Return the chain with the last link that suits inputs held out best: it itself, or one that is fitted."""
         last = chain.steps[-1]
-        if math.prod(last.weight.shape[1:]) > LARGEST_COVARIANCE:
+        columns = math.prod(last.weight.shape[1:])
+        if columns > LARGEST_COVARIANCE or columns * last.group > _MOST_COLUMNS:
             advance(len(self._about.inputs))
             return chain
         try:

@@ -18,9 +18,9 @@ from onnxlowrank.graph.tie import tie
 def find_layers(model: ModelProto) -> list[Layer]:
     """Return the layers of a normalised model in the graph order of their first places, their shapes still empty.
 
-    A layer is a Conv or ConvTranspose over one or two spatial axes, a Gemm, or a MatMul by a matrix on the right, or on
-    the left of ``[N, C, T]``, together with the Add of its bias, if that is all that reads the product. Weight and bias
-    must be float32 and constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a
+    A layer is a Conv or ConvTranspose over one to three spatial axes, a Gemm, or a MatMul by a matrix on the right, or
+    on the left of ``[N, C, T]``, together with the Add of its bias, if that is all that reads the product. Weight and
+    bias must be float32 and constant: initializers or Constant nodes, also behind Identity nodes, but not inputs with a
     default. A weight without a single element is no layer's. Nodes inside subgraphs are left alone. Nodes that read the
     same weight are one layer with several places, if they have the same bias and attributes as well: see
     :mod:`onnxlowrank.graph.tie`.

@@ -33,6 +33,10 @@ POSITIONS = "onnxlowrank_positions"
 added: the one input of a model with probes that is not fed is this."""
 
 
+_EXACT = 2**24
+"""Whole numbers up to here are exact in float32, in which convolutions lay them out; larger ones are parted."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """What to sample.
@@ -202,12 +206,15 @@ class _Sampler(NodeWriter):
         one = self.constant([1])
         spatial = [self.size(tensor, axis) for axis in range(2, 2 + len(window.kernel))]
         image = self.node("Reshape", pixels, self.joined(one, one, *spatial))
-        numbers = self.node("Cast", image, to=TensorProto.FLOAT)
-        self.of_shape(numbers, (1, 1, *(self.known(tensor, axis) for axis in range(2, 2 + len(window.kernel)))))
-        one_hot = np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel)
-        step = Step("taps", one_hot, window.geometry)
-        layout = self._convolved(numbers, self.constant(conv_weight(step)), step)
-        pixel = self.node("Reshape", self.int64(self._channels_first(layout, share)), self.constant([-1]))  # [k * taps]
+        sizes = [self.known(tensor, axis) for axis in range(2, 2 + len(window.kernel))]
+        known = [size for size in sizes if size is not None]
+        if len(known) == len(sizes) and math.prod(known) < _EXACT:
+            pixel = self._laid_out(image, sizes, window, share)
+        else:
+            high = self.node("Div", image, self.constant([_EXACT]))
+            low = self.node("Sub", image, self.node("Mul", high, self.constant([_EXACT])))
+            above = self.node("Mul", self._laid_out(high, sizes, window, share), self.constant([_EXACT]))
+            pixel = self.node("Add", above, self._laid_out(low, sizes, window, share))
         inside = self.node("Min", self.double(pixel), self.constant([1.0]))
         source = self.int64(self.node("Sub", self.double(pixel), inside))
         values = self.node("Gather", flat, source, axis=2)
@@ -222,6 +229,14 @@ class _Sampler(NodeWriter):
             width = self.node("Mul", self.size(flat, 1), self.constant([taps]))
         rows = self.reshaped(rows, self.constant([0, 0]), width)
         return self.of_shape(rows, (None, None, None if maps is None else maps * taps))
+
+    def _laid_out(self, image: str, sizes: Sequence[int | None], window: Window, share: int) -> str:
+        """Return the numbers (int64 ``[k * taps]``) of an image ``[1, 1, *sizes]`` under a sampled window."""
+        taps = math.prod(window.kernel)
+        numbers = self.of_shape(self.node("Cast", image, to=TensorProto.FLOAT), (1, 1, *sizes))
+        step = Step("taps", np.eye(taps, dtype=np.float32).reshape(taps, 1, *window.kernel), window.geometry)
+        layout = self._convolved(numbers, self.constant(conv_weight(step)), step)
+        return self.node("Reshape", self.int64(self._channels_first(layout, share)), self.constant([-1]))
 
     def _channels_last(self, tensor: str, share: int) -> str:
         """Sample ``[N, ..., C]``; the result is ``[N, k, C]``."""

@@ -30,7 +30,7 @@ def refusal(index: Index, node: NodeProto) -> str | None:
 
 def _conv(index: Index, node: NodeProto) -> str | None:
     axes = _axes(index, node.input[1])
-    if axes is not None and axes not in (3, 4):
+    if axes is not None and axes not in (3, 4, 5):
         return f"{axes - 2}-D {'transposed ' * (node.op_type == 'ConvTranspose')}convolution"
     if attributes(node).get("output_shape"):
         return "its output_shape is given: its padding depends on its input"

@@ -88,6 +88,27 @@ def needed(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto
     return kept[::-1]
 
 
+def in_order(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Return ``nodes``, each behind those that write what it, or a graph inside it, reads, else in the order given."""
+    given = list(nodes)
+    writers = {name: position for position, node in enumerate(given) for name in node.output if name}
+    ordered: list[NodeProto] = []
+    seen: set[int] = set()
+    for first in range(len(given)):
+        waiting = [] if first in seen else [(first, iter(list(reads(given[first]))))]
+        seen.add(first)
+        while waiting:
+            position, names_left = waiting[-1]
+            before = next((writers[name] for name in names_left if writers.get(name, position) not in seen), None)
+            if before is None:
+                ordered.append(given[position])
+                waiting.pop()
+            else:
+                seen.add(before)
+                waiting.append((before, iter(list(reads(given[before])))))
+    return ordered
+
+
 def rebuild(
     model: ModelProto,
     *,

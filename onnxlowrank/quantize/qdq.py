@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from onnxlowrank.goal import FLOAT32, FP16, INT8, MIXED
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.walk import reads, rebuild, subgraphs, with_outputs
+from onnxlowrank.graph.walk import in_order, reads, rebuild, subgraphs, with_outputs
 from onnxlowrank.quantize.aligned import with_aligned_maps
 from onnxlowrank.quantize.ranges import Range
 
@@ -109,7 +109,7 @@ def quantise(
     written = quantizer.model.model.graph
     quantised = rebuild(
         model,
-        nodes=_float_scores(written.node, set(outputs)),
+        nodes=_float_scores(in_order(written.node), set(outputs)),
         initializers=written.initializer,
         inputs=model.graph.input,
         outputs=model.graph.output,

@@ -59,8 +59,10 @@ def test_conv_defaults_and_one_axis() -> None:
     assert layer.bias is None
 
 
-def test_three_axes_are_no_layer() -> None:
-    assert find_layers(conv_model(normal(RNG, 3, 2, 3, 3, 3))) == []
+def test_three_axes() -> None:
+    layer = only(conv_model(normal(RNG, 6, 2, 3, 1, 2), group=2, strides=[1, 2, 3], pads=[0, 1, 2, 3, 4, 5]))
+    assert layer.geometry == Geometry((1, 2, 3), (0, 1, 2, 3, 4, 5), (1, 1, 1))
+    assert (layer.group, layer.kernel, layer.taps, layer.inputs, layer.outputs) == (2, (3, 1, 2), 6, 4, 6)
 
 
 def test_only_constant_float32_weights_make_a_layer() -> None:

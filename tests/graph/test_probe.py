@@ -149,6 +149,22 @@ def test_patches_and_responses_are_sampled_at_the_same_positions(
     assert error(patches @ dense.T + bias, responses) < 1e-5
 
 
+@pytest.mark.parametrize("exact", [2**24, 7])
+@pytest.mark.parametrize("sizes", ["5, 9", "h, w"])
+def test_pixels_beyond_the_whole_numbers_of_float32_are_told_apart(
+    exact: int, sizes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float32 has whole numbers up to 2^24 only: fewer than a volume of 257 x 257 x 257 has voxels."""
+    monkeypatch.setattr("onnxlowrank.graph.probe._EXACT", exact)
+    model = parse(f"g (float[N, 3, {sizes}] x) => (float[N, 3, {sizes}] y) {{ y = Neg (x) }}")
+    geometry = Geometry((1, 2), (1, 0, 2, 1), (1, 1))
+    probed = add_probes(model, [Probe("patches", "x", False, (), Window((3, 2), geometry))])
+    casts = [node for node in probed.graph.node if node.op_type == "Conv"]
+    assert len(casts) == (1 if exact > 45 and "h" not in sizes else 2)
+    x, u = normal(RNG, 2, 3, 5, 9), numbers(17)
+    np.testing.assert_array_equal(run(probed, x=x, **{POSITIONS: u})[0], sampled(im2col(x, (3, 2), geometry), u))
+
+
 def test_several_steps_and_a_rewritten_model_sample_the_same_positions() -> None:
     model = conv_model(normal(RNG, 4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
     (layer,) = find_layers(model)

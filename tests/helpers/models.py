@@ -34,7 +34,7 @@ def conv_model(
     """Return ``x -> Conv 'conv' -> y`` with dynamic batch and sizes."""
     axes = weight.ndim - 2
     channels = inputs or weight.shape[1] * attributes.get("group", 1)
-    sizes = ["h", "w"][:axes]
+    sizes = ["h", "w", "d"][:axes]
     operands = [numpy_helper.from_array(weight, "conv.weight")]
     if bias is not None:
         operands.append(numpy_helper.from_array(bias, "conv.bias"))
@@ -43,7 +43,7 @@ def conv_model(
         [node],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", channels, *sizes])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", weight.shape[0], *("oh", "ow")[:axes]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", weight.shape[0], *("oh", "ow", "od")[:axes]])],
         operands,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -235,7 +235,7 @@ def grow(net: Drawing, pool_of: list[Tensor]) -> Tensor:
     x = net.one_of(pool_of[-1], pool_of[-1], net.one_of(*pool_of))
     ways = [gemm, matmul, activation, activation]
     if len(x.shape) > 2:
-        ways += [batch_norm, turned, *[conv] * 6, pool, conv_transpose] if len(x.shape) < 5 else []
+        ways += [batch_norm, turned, *[conv] * 6, pool, conv_transpose] if len(x.shape) < 6 else []
     way = net.one_of(*ways, joined)
     return joined(net, x, pool_of) if way is joined else way(net, x)
 
@@ -245,7 +245,7 @@ def networks(draw, opsets=OPSETS, most_nodes=7) -> RandomNetwork:
     """Return a strategy for networks with a few inputs."""
     opset, ir = draw(st.sampled_from(opsets)), draw(st.sampled_from(IR_VERSIONS))
     net = Drawing(draw, opset, np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
-    size = draw(st.sampled_from([(), (8,), (1,), (8, 8), (8, 8), (1, 1), (3, 5), (12, 12), (9, 7)]))
+    size = draw(st.sampled_from([(), (8,), (1,), (8, 8), (8, 8), (1, 1), (3, 5), (12, 12), (9, 7), (4, 5, 4)]))
     channels, batch = net.one_of(1, 2, 3, 4, 8, 8, 12), net.one_of(None, None, 1, 2)
     x = Tensor(net.name(), (batch or 1, channels, *size))
     tensors = [x]

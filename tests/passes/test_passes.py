@@ -14,6 +14,7 @@ from onnx import ModelProto, numpy_helper
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
+from onnxlowrank.decompose.metric import element_weights, frobenius
 from onnxlowrank.decompose.spatial import spatial_factors
 from onnxlowrank.errors import OptionError
 from onnxlowrank.fit.drafts import Drafts
@@ -25,12 +26,15 @@ from onnxlowrank.graph.rewrite import rewrite
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.passes import load_passes, pass_names
 from onnxlowrank.passes.base import Pass, Setting, keep
+from onnxlowrank.passes.groups import joint_energy, kernels_of
 from onnxlowrank.progress import Silent
 
 PASSES = load_passes()
 every_pass = pytest.mark.parametrize("method", PASSES, ids=lambda one: one.name)
 RNG = np.random.default_rng(17)
 KERNELS = [(3, 3), (1, 1), (5, 3), (2, 2), (4, 4), (7, 7), (2, 5), (1, 3), (3, 1)]
+DEPTHWISE = [(5, 5), (7, 4), (3, 9), (3, 5, 2)]
+KERNELS_3D = [(3, 2, 2), (2, 1, 3), (1, 3, 2), (2, 2, 1), (3, 1, 1), (1, 1, 1)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         shape = (batch, c) if kind == "Gemm" else (batch, 3, c)
         return case_of(matrix_model(kind, normal(rng, f, c), bias), [normal(rng, *shape) for _ in range(feeds)])
 
-    kernel = draw(st.sampled_from(KERNELS))[: 1 if kind.endswith("1d") else 2]
+    kernels = DEPTHWISE if kind == "depthwise" else KERNELS_3D if kind.endswith("3d") else KERNELS
+    kernel = draw(st.sampled_from(kernels))[: 1 if kind.endswith("1d") else 3]
     axes = len(kernel)
 
     def each(low: int, high: int, count: int = axes) -> list[int]:
@@ -157,14 +162,19 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
         attributes["pads"] = each(0, 2, 2 * axes)
     else:
         attributes["auto_pad"] = auto_pad
-    extra = [12] * axes if lots else each(0, 5)
+    extra = [4 if axes == 3 else 12] * axes if lots else each(0, 2 if axes == 3 else 5)
     size = [d * (k - 1) + 1 + e for d, k, e in zip(attributes["dilations"], kernel, extra, strict=True)]
     if kind.startswith("transposed"):
         attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
         if auto_pad != "NOTSET":
             attributes["output_padding"] = [0] * axes
-        model = transposed_model(normal(rng, f, c, *kernel), bias, **attributes)
+        groups = 2 if kind.endswith("grouped") else 1
+        bias = None if bias is None else normal(rng, groups * f)
+        model = transposed_model(normal(rng, groups * f, c, *kernel), bias, groups, **attributes)
+        c *= groups
         assume(min(find_layers(model)[0].geometry.output_size(tuple(size), kernel)) > 0)
+    elif kind == "depthwise":
+        model, c = conv_model(normal(rng, f, 1, *kernel), bias, group=f, **attributes), f
     elif kind == "grouped":
         groups = draw(st.integers(2, 3))
         bias = None if bias is None else normal(rng, groups * f)
@@ -175,7 +185,10 @@ def cases(draw: st.DrawFn, kind: str, lots: bool = False) -> Case:
     return case_of(model, [normal(rng, batch, c, *size) + 0.3 for _ in range(feeds)])
 
 
-KINDS = ("conv2d", "conv1d", "Gemm", "MatMul", "transposed2d", "transposed1d", "grouped")
+KINDS = (
+    *("conv2d", "conv1d", "conv3d", "Gemm", "MatMul", "transposed2d", "transposed1d", "transposed3d"),
+    *("grouped", "transposed_grouped", "depthwise"),
+)
 
 
 def suitable(method: Pass) -> list[str]:
@@ -184,8 +197,12 @@ def suitable(method: Pass) -> list[str]:
         "conv2d": conv_model(normal(RNG, 8, 8, 3, 3)),
         "conv1d": conv_model(normal(RNG, 8, 8, 3)),
         "transposed2d": transposed_model(normal(RNG, 8, 8, 3, 3)),
+        "conv3d": conv_model(normal(RNG, 8, 8, 3, 3, 3)),
         "transposed1d": transposed_model(normal(RNG, 8, 8, 3)),
+        "transposed3d": transposed_model(normal(RNG, 8, 8, 3, 3, 3)),
         "grouped": conv_model(normal(RNG, 8, 4, 3, 3), group=2),
+        "transposed_grouped": transposed_model(normal(RNG, 8, 4, 3, 3), group=2),
+        "depthwise": conv_model(normal(RNG, 8, 1, 5, 5), group=8),
         "Gemm": matrix_model("Gemm", normal(RNG, 8, 8), None),
         "MatMul": matrix_model("MatMul", normal(RNG, 8, 8), None),
     }
@@ -287,6 +304,8 @@ def test_a_kernel_of_few_colours_is_recovered() -> None:
 
 
 SIZES = {"bicluster_svd": (40, 36), "channel_prune": (28, 20)}
+SINGLE = ("depthwise",)
+"""Passes that offer a single setting."""
 CLUSTERS = ("G", "H", "C'")
 """Ranks that count clusters are not maps and need no alignment."""
 
@@ -306,6 +325,11 @@ def wide(method: Pass) -> Case:
         return case_of(model, [normal(rng, 2, c, 9, 9) for _ in range(3)])
     if kind == "conv1d":
         return case_of(conv_model(normal(rng, 28, 12, 3)), [normal(rng, 2, 12, 40) for _ in range(3)])
+    if kind == "depthwise":
+        weight = np.einsum("fi,fj->fij", rng.standard_normal((24, 7)), rng.standard_normal((24, 7)))
+        weight = (weight + 0.3 * rng.standard_normal(weight.shape)).astype(np.float32)[:, None]
+        model = conv_model(weight, pads=[3] * 4, group=24)
+        return case_of(model, [normal(rng, 2, 24, 12, 12) for _ in range(3)])
     return case_of(matrix_model("Gemm", normal(rng, 40, 36), None), [normal(rng, 60, 36) for _ in range(3)])
 
 
@@ -314,7 +338,7 @@ def wide(method: Pass) -> Case:
 def test_candidates(method: Pass, block: int) -> None:
     case = wide(method)
     offered = list(method.candidates(case.layer, statistics_of(case, method), block))
-    assert len(offered) > 1
+    assert len(offered) > (method.name not in SINGLE)
     assert len({candidate.setting for candidate in offered}) == len(offered)
     limits = method.limits(case.layer)
     for candidate in offered:
@@ -377,6 +401,13 @@ GEMM, MATMUL = (matrix_model(op, normal(RNG, 4, 4), None) for op in ("Gemm", "Ma
         ("channel", conv_model(normal(RNG, 4, 4, 1, 1)), None),
         ("channel", GROUPED, None),
         ("channel", DEPTHWISE_1D, "group=4"),
+        ("depthwise", DEPTHWISE_1D, "kernel 3"),
+        ("depthwise", conv_model(normal(RNG, 4, 1, 5, 5), group=4), None),
+        ("depthwise", conv_model(normal(RNG, 4, 1, 3, 3), group=4), "depthwise 3x3 is faster whole"),
+        ("depthwise", conv_model(normal(RNG, 4, 1, 1, 25), group=4), "kernel 1x25"),
+        ("depthwise", conv_model(normal(RNG, 8, 1, 5, 5), group=4), "not depthwise"),
+        ("depthwise", conv_model(normal(RNG, 1, 1, 5, 5)), "not depthwise"),
+        ("depthwise", GROUPED, "not depthwise"),
         ("fully_connected", GEMM, None),
         ("fully_connected", MATMUL, None),
     ],
@@ -390,8 +421,11 @@ def test_refusals_of_kernels_of_one_tap(name: str) -> None:
     assert refused(name, CONV) is None
     assert refused(name, CONV_1D) is None
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 7))) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1, 1))) is None
+    assert refused(name, conv_model(normal(RNG, 4, 4, 1, 1, 1))) == "kernel 1x1x1"
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 1))) == "kernel 1x1"
-    assert refused(name, GROUPED) == "group=2"
+    assert refused(name, GROUPED) == (None if name in ("svd", "outer_product") else "group=2")
+    assert refused(name, DEPTHWISE_1D) == "group=4"
 
 
 @pytest.mark.parametrize("name", ["spatial", "asymmetric3d", "cp"])
@@ -402,7 +436,86 @@ def test_refusals_of_spatial_passes(name: str) -> None:
     assert refused(name, conv_model(normal(RNG, 4, 4, 1, 7))) == "kernel 1x7"
     assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1))) == "kernel 3x1"
     assert refused(name, CONV_1D) == "kernel 3"
-    assert refused(name, GROUPED) == "group=2"
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 1, 1))) == "kernel 3x1x1"
+    assert refused(name, conv_model(normal(RNG, 4, 4, 3, 3, 3))) == ("kernel 3x3x3" if name == "cp" else None)
+    assert refused(name, GROUPED) == ("group=2" if name == "cp" else None)
+    assert refused(name, conv_model(normal(RNG, 4, 1, 3, 3), group=4)) == "group=4"
+    assert refused(name, conv_model(normal(RNG, 8, 1, 3, 3), group=4)) == "group=4"
+
+
+GROUP_BY_GROUP = {"svd": (3, 4), "outer_product": (5,), "spatial": (4,), "asymmetric3d": (6, 4), "channel": (4,)}
+
+
+@pytest.mark.parametrize("name", GROUP_BY_GROUP)
+def test_groups_are_taken_apart_as_layers_of_their_own(name: str) -> None:
+    (method,), setting = load_passes([name]), GROUP_BY_GROUP[name]
+    weight, bias = normal(RNG, 21, 5, 3, 3), normal(RNG, 21)
+    mixed = np.random.default_rng(3).standard_normal((15, 15))
+    batches = [np.einsum("cd,ndhw->nchw", mixed, normal(RNG, 2, 15, 9, 9)).astype(np.float32) for _ in range(6)]
+    whole = fit_alone(case_of(conv_model(weight, bias, group=3), batches), method, setting)
+    assert {step.group for step in whole.steps} <= {3, 3 * setting[0]}
+    for g in range(3):
+        rows, maps = slice(7 * g, 7 * g + 7), slice(5 * g, 5 * g + 5)
+        alone = case_of(conv_model(weight[rows], bias[rows]), [batch[:, maps] for batch in batches])
+        own = fit_alone(alone, method, setting)
+        rest = whole.dense_kernel()[rows].copy()
+        found = rest[:, maps].copy()
+        rest[:, maps] = 0
+        assert not rest.any()
+        assert error(found, own.dense_kernel()) <= (1e-4 if name in ("spatial", "asymmetric3d", "channel") else 0.2)
+        assert error(whole.bias[rows], own.bias) <= 0.05
+
+
+def test_errors_of_groups_add_up_to_those_of_the_whole_kernel() -> None:
+    rng = np.random.default_rng(6)
+    (layer,) = find_layers(conv_model(normal(rng, 9, 4, 2, 2), group=3))
+    root = rng.standard_normal((48, 48))
+    metric = replace(frobenius(9, 12, 4), outputs=rng.uniform(1, 2, 9), covariance=root @ root.T)
+    whole = as_chain(layer).dense_kernel().reshape(9, 12, 4).astype(np.float64)
+    parts = list(kernels_of(layer, metric))
+    assert sum(part.norm2(kernel) for kernel, part in parts) == pytest.approx(metric.norm2(whole))
+    by_element = element_weights(rng.uniform(1, 2, (9, 4, 4)))  # as gradients give them: of what is there
+    parts = list(kernels_of(layer, by_element))
+    assert sum(part.norm2(kernel) for kernel, part in parts) == pytest.approx(by_element.norm2(layer.folded))
+    shares = joint_energy([np.array([0, 0.5, 1]), np.array([0, 0.9, 1])], [3.0, 1.0])
+    np.testing.assert_allclose(shares, [0, 0.6, 1])
+    assert joint_energy([np.zeros(2)] * 2, [0.0, 0.0]).tolist() == [1, 1]
+
+
+def test_taps_and_patches_of_depthwise_films_go_together() -> None:
+    """The inputs hardly change in time, so what a filter does along it is worth most."""
+    rng = np.random.default_rng(7)
+    product = np.einsum("mi,mj->mij", rng.standard_normal((8, 3)), rng.standard_normal((8, 15)))
+    weight = product.reshape(8, 1, 3, 5, 3) + 1.5 * rng.standard_normal((8, 1, 3, 5, 3))
+    model = conv_model(weight.astype(np.float32), normal(rng, 8), group=8)
+    batches = [np.repeat(normal(rng, 2, 8, 1, 9, 7), 6, axis=2) + 0.3 * normal(rng, 2, 8, 6, 9, 7) for _ in range(6)]
+    case, (method,) = case_of(model, batches), load_passes(["depthwise"])
+    (offered,) = method.candidates(case.layer, statistics_of(case, method), 8)
+    chain = fit_alone(case, method, offered.setting, nonlinear=False)
+    rewritten = rewrite(model, [case.layer], {"conv": chain})
+    y, z = (np.concatenate([run(one, **feeds)[0] for feeds in case.inputs]) for one in (model, rewritten))
+    kept = 1 - ((y - z) ** 2).sum() / ((y - y.mean(axis=(0, 2, 3, 4), keepdims=True)) ** 2).sum()
+    assert kept == pytest.approx(offered.energy, abs=0.01)
+    assert 0.5 < kept < 0.97
+
+
+@pytest.mark.parametrize("name", ["svd", "outer_product", "spatial", "asymmetric3d"])
+def test_candidates_of_grouped_convolutions(name: str) -> None:
+    (method,), rng = load_passes([name]), np.random.default_rng(5)
+    model = conv_model(normal(rng, 48, 8, 3, 3), pads=[1] * 4, group=4)
+    case = case_of(model, [normal(rng, 2, 32, 9, 9) for _ in range(3)])
+    offered = list(method.candidates(case.layer, statistics_of(case, method), 8))
+    assert len(offered) > 2
+    for candidate in offered:
+        outline = method.outline(case.layer, candidate.setting)
+        assert candidate.macs == outline.macs(case.layer.input_shape) < case.layer.macs
+        assert all(len(step.given) % 8 == 0 for step in outline.steps[:-1])
+    for candidate in offered[:: max(len(offered) // 4, 1)]:
+        chain = fit_alone(case, method, candidate.setting, nonlinear=False)
+        rewritten = rewrite(case.model, [case.layer], {case.layer.name: chain})
+        y, z = (np.concatenate([run(one, **feeds)[0] for feeds in case.inputs]) for one in (model, rewritten))
+        kept = 1 - ((y - z) ** 2).sum() / ((y - y.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()
+        assert candidate.energy - 0.12 <= kept <= candidate.energy + TOO_CAREFUL.get(name, 0.12)
 
 
 def test_registry() -> None:
