@@ -38,7 +38,9 @@ def finetune(
     original: Annotated[
         Path, typer.Argument(help="The network that was optimised, an ONNX file.", metavar="ORIGINAL", readable=False)
     ],
-    optimised: Annotated[Path, typer.Argument(help="What it became.", metavar="OPTIMISED", readable=False)],
+    optimised: Annotated[
+        Path, typer.Argument(help="What it became, float32 or int8 (QDQ).", metavar="OPTIMISED", readable=False)
+    ],
     written: Annotated[Path, typer.Argument(help="Where to write what it becomes.", metavar="OUTPUT", readable=False)],
     *,
     data: Annotated[

@@ -22,7 +22,7 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
 from onnxlowrank.studies.compare import check_same_inputs, compared
-from onnxlowrank.tune.finetuning import fine_tune
+from onnxlowrank.tune.finetuning import Teaching, fine_tune
 from onnxlowrank.tune.options import DEFAULT_MINUTES, TuneOptions
 from onnxlowrank.tune.split import split
 from onnxlowrank.tune.tuned import Tuned
@@ -153,14 +153,15 @@ def finetune(
     check_destinations({OUTPUT: output}, [original, optimised], {"--data": data, "--evaluate": evaluate})
     progress = Silent() if progress is None else progress
     how = preprocess_from_options("imagenet") if preprocess is None else preprocess
-    networks = load(original, any_precision=True), load(optimised)
+    networks = load(original, any_precision=True), load(optimised, qdq=True)
     specs = input_specs(networks[0])
     check_same_inputs(specs, input_specs(networks[1]), describe(original), describe(optimised))
     inputs = open_inputs(data, specs, how)
     parts = split(networks[0], inputs)
     unseen = parts.held_out if evaluate is None else open_inputs(evaluate, specs, how)
 
-    tuned = fine_tune(*networks, data, parts, how, outputs or {}, options, progress)
+    teaching = Teaching(networks[0], data, parts, how, outputs or {})
+    tuned = fine_tune(teaching, networks[1], options, progress)
     verify_interface(networks[1], tuned.model)
     if output is not None:
         save(tuned.model, output)  # before it is looked at, which may be interrupted too

@@ -1,37 +1,23 @@
 """Training of small networks: it gains, it repeats, it never makes anything worse, and it can be stopped."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
 from helpers.models import run
 from helpers.pairs import pair, samples
+from helpers.tuning import distance, tuned
 
 from onnxlowrank.errors import MissingInputsError, OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.measures import measures_of
-from onnxlowrank.inputs.preprocess import Preprocess
-from onnxlowrank.progress import Silent
 from onnxlowrank.tune import tuner
-from onnxlowrank.tune.finetuning import fine_tune
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.split import split
 from onnxlowrank.tune.student import Student
 from onnxlowrank.tune.training import Trainer
 
 pytest.importorskip("torch")
-
-
-def tuned(original, optimised, inputs, **options):
-    options = TuneOptions(**{"steps": 40, **options})
-    options.check()
-    data = split(original, inputs)
-    return fine_tune(original, optimised, inputs, data, Preprocess(), {}, options, Silent())
-
-
-def distance(original, model, inputs):
-    """Return the relative error of the outputs."""
-    x = np.concatenate([inputs[index]["x"] for index in range(len(inputs))])
-    one, other = (run(network, x=x)[0] for network in (original, model))
-    return float(np.linalg.norm(other - one) / np.linalg.norm(one))
 
 
 def weights(model):
@@ -182,6 +168,19 @@ def test_the_time_is_kept():
     assert 1.2 <= found.seconds < 4
     found = tuned(*pair(), samples(), steps=10**6, minutes=0.02)
     assert found.ended == "time"
+
+
+def test_most_of_the_time_is_spent_on_training(monkeypatch):
+    judge, looks = tuner._Tuner._judge, []
+
+    def slow(self):
+        looks.append(1)
+        time.sleep(0.1)
+        return judge(self)
+
+    monkeypatch.setattr(tuner._Tuner, "_judge", slow)
+    assert tuned(*pair(), samples(), steps=None, minutes=0.03).ended == "finished"
+    assert 3 <= len(looks) <= 7
 
 
 def test_inputs_that_do_not_do():
