@@ -92,7 +92,8 @@ def _cascaded(
 ) -> Tuned | None:
     """Return the network approximated and trained layer after layer, or as it was found at once where that is better.
 
-    None where nothing is behind any layer that is approximated.
+    None where nothing is behind any layer that is approximated, or where layers come out in other shapes, which what
+    the result says of cost would not be true of.
     """
     assert options.minutes is not None
     model, found = teaching.original, list[Tuned]()
@@ -108,7 +109,7 @@ def _cascaded(
         if found[-1].is_interrupted:
             model = at_once  # it has all layers approximated
             break
-    if not found:
+    if not found or _shapes(model) != _shapes(at_once):
         return None
     before, after = figures(teaching.task(at_once, options), [at_once, model], options)
     return replace(
@@ -119,3 +120,7 @@ def _cascaded(
         seconds=sum(one.seconds for one in found),
         history=(),
     )
+
+
+def _shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}

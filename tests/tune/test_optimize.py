@@ -1,6 +1,7 @@
 """Fine-tuning as the last step of an optimisation."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxlowrank
 from onnxlowrank import finish
-from onnxlowrank.errors import MissingInputsError, OptionError
+from onnxlowrank.errors import MissingInputsError, NothingToTrainError, OptionError
 from onnxlowrank.tune.options import TuneOptions
 
 pytest.importorskip("torch")
@@ -92,6 +93,33 @@ def test_the_cascade_trains_what_is_behind_every_layer_before_it_is_approximated
     assert sorted(shapes[0]) == sorted(shapes[1])
     (note,) = [note for note in tuned.notes if note.startswith("fine-tuned")]
     assert f"{40 * len(seen)} steps" in note
+
+
+def test_a_cascade_that_ends_early_or_has_nothing_behind_its_layers(monkeypatch):
+    """What is returned has all layers approximated, as if at once; and then all of it is trained."""
+    inputs, unseen = samples(96), samples(160)[96:]
+    how = HARD | {"calibration": inputs, "evaluate": unseen}
+    plain = onnxlowrank.optimize(network(), **how)
+    fine_tune = finish.fine_tune
+
+    def stopped(*arguments):
+        return replace(fine_tune(*arguments), ended="interrupted")
+
+    monkeypatch.setattr(finish, "fine_tune", stopped)
+    found = onnxlowrank.optimize(network(), finetune=1.0, cascade=True, **how)
+    assert found.is_interrupted
+    assert found.model.SerializeToString(deterministic=True) == plain.model.SerializeToString(deterministic=True)
+    seen = []
+
+    def nothing_above(teaching, model, options, progress):
+        seen.append(options.tune)
+        if options.tune == "above":
+            raise NothingToTrainError("nothing is above")
+        return fine_tune(teaching, model, options, progress)
+
+    monkeypatch.setattr(finish, "fine_tune", nothing_above)
+    assert not onnxlowrank.optimize(network(), finetune=1.0, cascade=True, **how).is_interrupted
+    assert seen == ["above"] * (len(seen) - 1) + ["all"]
 
 
 def chains_in(model, layers):
