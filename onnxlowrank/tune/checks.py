@@ -28,8 +28,8 @@ from onnxlowrank.tune.student import Student
 
 _TOLERANCE = 1e-3
 """Relative error of a tensor; and of integers, how many may be off by more than one."""
-_OTHER_SIDE = 0.05
-"""How many integers may be off by one."""
+_OTHER_SIDE = 0.5
+"""How many integers may be off by one: the mean of four others often is right between two."""
 _COMPUTED = "/computed"
 
 

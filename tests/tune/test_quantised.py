@@ -3,15 +3,17 @@
 import numpy as np
 import onnx
 import pytest
-from helpers.int8 import quantised
-from helpers.models import constants_as_nodes, normal, parse, run
+from helpers.int8 import feeds_of, quantised
+from helpers.models import constants_as_nodes, normal, parse, residual_block, run
 from helpers.pairs import pair, samples
 from helpers.tuning import distance, tuned
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxlowrank
 from onnxlowrank.errors import UnsupportedModelError
+from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.measure.hardware import adds_int8_exactly
+from onnxlowrank.tune.checks import check_same
 from onnxlowrank.tune.network import _COMPUTED, OPERATORS, TorchNetwork
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.quantised import bounds_of, rounded
@@ -128,6 +130,35 @@ def test_pytorch_computes_what_onnxruntime_does():
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     again = student.model(student.values())
     assert again.SerializeToString(deterministic=True) == optimised.SerializeToString(deterministic=True)
+
+
+MIXED = """g (float[N, 4, 8, 8] x) => (float[N, 5] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)  r = Clip (a, low, high)
+    m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)  c = Conv <group = 2> (m, w2)
+    j = Concat <axis = 1> (c, m)  v = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (j)
+    s = Add (v, k)  f = Flatten (s)  h = MatMul (f, w3)  i = Add (h, b3)  o = Relu (i)
+    y = Gemm <transB = 1> (o, w4, b4)
+}"""
+
+
+def kinds_of_layers():
+    weights = {"w1": (8, 4, 3, 3), "b1": (8,), "w2": (8, 4, 1, 1), "k": (16, 1, 1), "w3": (64, 12), "b3": (12,)}
+    constants = {name: normal(RNG, *shape) / 4 for name, shape in (weights | {"w4": (5, 12), "b4": (5,)}).items()}
+    return parse(MIXED, low=np.float32(0), high=np.float32(1.5), **constants)
+
+
+@pytest.mark.parametrize("name", ["several kinds", "residual"])
+def test_every_kind_of_layer_agrees_with_onnxruntime(name):
+    model = kinds_of_layers() if name == "several kinds" else normalise(residual_block())
+    x = normal(RNG, 8, 4, 8, 8)
+    optimised = quantised(model, feeds_of(x), weight_bits=7)
+    trained = trained_weights(model, optimised, "all", ["y"])
+    names = {one.removesuffix("_quantized") for one in trained.weights}
+    wanted = {"w1", "b1", "w2", "w3", "b3", "w4", "b4"} if name == "several kinds" else {"wf", "bf"}
+    assert names >= wanted
+    assert len(names) >= 6
+    feeds = [{"x": one[None]} for one in x]
+    check_same(optimised, Student(optimised, trained.weights, ["y"], "cpu"), feeds)
 
 
 def test_another_result_than_onnxruntimes_is_refused(monkeypatch):
