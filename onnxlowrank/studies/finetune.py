@@ -113,7 +113,7 @@ def finetune(
     tune: str = ALL,
     minutes: float | None = None,
     steps: int | None = None,
-    labels: bool | None = None,
+    labels: bool = False,
     augment: Sequence[str] | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -136,7 +136,7 @@ def finetune(
             ``above``, the layers behind all that is approximated (Denton 2014, Sec. 3.5).
         minutes: How long at most, 10 where ``steps`` are not given either.
         steps: How many steps at most; equal seeds then give equal networks.
-        labels: Whether class labels of ``data`` count beside what the original says; None: where there are some.
+        labels: Whether class labels of ``data`` count as much as what the original says.
         augment: How images are changed, of ``flip`` and ``shift``; None takes both where the data are images.
         device: Of PyTorch, ``cpu`` or ``cuda``.
         seed: Of everything random.

@@ -46,8 +46,8 @@ class Teaching:
             OnnxLowRankError: If the network, the inputs or an option is unusable.
         """
         inputs, asked = self.data.seen, options.labels
-        measures = measures_of(self.original, inputs.labels is not None and asked is not False, self.outputs)
-        classes = None if asked is False else _classes(self.original, measures, inputs)
+        measures = measures_of(self.original, inputs.labels is not None and asked, self.outputs)
+        classes = _classes(self.original, measures, inputs) if asked else None
         labelled = use_labels(self.data, asked, measures, classes)
         changed = options.augment is not None
         augmentation = augmentation_of(self.original, self.source, self.preprocess, options.kinds, changed)

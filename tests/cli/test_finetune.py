@@ -58,7 +58,7 @@ def test_it_writes_and_reports(command: Command) -> None:
     schema = Path(__file__).parents[2] / "onnxlowrank" / "report" / "schema" / "finetune.json"
     jsonschema.validate(found, json.loads(schema.read_text()))
     assert found["loss_after"] < found["loss_before"]
-    assert (found["labels"], found["augment"]) == (True, ["flip", "shift"])
+    assert (found["labels"], found["augment"]) == (False, ["flip", "shift"])
     assert (found["samples"], found["held_out"], found["steps"]) == (42, 6, 25)
     assert found["after"]["relative_error"] != found["before"]["relative_error"]
     assert ended.files == ["out.onnx", "r.html"]
@@ -88,7 +88,7 @@ REFUSED = {
         "all",
     ),
     "three images": ((*NETWORKS, "--data", "../in/three"), "E203", "there are only 3 images in"),
-    "labels that do not fit": ((*NETWORKS, "--data", "../in/wrong.npz"), "E203", "there is a class 6, but"),
+    "labels that do not fit": ((*NETWORKS, "--data", "../in/wrong.npz", "--labels"), "E203", "there is a class 6, but"),
 }
 
 

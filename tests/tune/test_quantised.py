@@ -174,7 +174,7 @@ def test_another_result_than_onnxruntimes_is_refused(monkeypatch):
 def test_it_gains_and_only_integers_change(bits):
     original, optimised = int8_pair(bits)
     before = optimised.SerializeToString(deterministic=True)
-    found = tuned(original, optimised, samples(), steps=60)
+    found = tuned(original, optimised, samples(), steps=40)
     assert found.is_better
     assert "b_DequantizeLinear_Output" in found.hints
     unseen = samples(200)[96:]
@@ -194,7 +194,7 @@ def test_it_gains_and_only_integers_change(bits):
 def test_figures_are_those_of_the_int8_networks_in_onnxruntime():
     original, optimised = int8_pair()
     inputs = samples()
-    found = tuned(original, optimised, inputs, steps=30)
+    found = tuned(original, optimised, inputs, steps=15)
     x = np.concatenate([one["x"] for one in split(original, inputs).held_out])
     wanted, was, became = (run(one, x=x)[0].astype(np.float64) for one in (original, optimised, found.model))
     squares = [((y - wanted) ** 2).mean() for y in (was, became)]
@@ -209,7 +209,7 @@ def test_nothing_worse_is_returned_though_pytorch_finds_it_better(monkeypatch):
     monkeypatch.setattr(
         Student, "model", lambda self, values: write(self, {name: 0 * one for name, one in values.items()})
     )
-    found = tuned(original, optimised, samples(), steps=20)
+    found = tuned(original, optimised, samples(), steps=8)
     assert not found.is_better
     assert found.figures[0] == found.figures[1]
     assert found.model.SerializeToString() == optimised.SerializeToString()
@@ -217,7 +217,7 @@ def test_nothing_worse_is_returned_though_pytorch_finds_it_better(monkeypatch):
 
 def test_equal_steps_and_seeds_give_equal_networks():
     networks = int8_pair()
-    first, again, other = (tuned(*networks, samples(), steps=8, seed=seed).model for seed in (3, 3, 4))
+    first, again, other = (tuned(*networks, samples(48), steps=6, seed=seed).model for seed in (3, 3, 4))
     assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
     assert first.SerializeToString(deterministic=True) != other.SerializeToString(deterministic=True)
 
@@ -231,7 +231,7 @@ def test_integers_wherever_they_are_stored(stored):
         for tensor in optimised.graph.initializer:
             array = numpy_helper.to_array(tensor)
             tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, array.shape, array.ravel().tolist()))
-    found = tuned(original, optimised, samples(), steps=30)
+    found = tuned(original, optimised, samples(), steps=12)
     assert found.is_better
     assert len(found.trained.weights) == 7
     onnx.checker.check_model(found.model)
