@@ -3,11 +3,14 @@
     net="models/vgg_cifar10.onnx models/cifar10_calibration.npz"; test=models/cifar10_test.npz
     python benchmarks/cascade.py $net $test --ranks conv1_2=bicluster_svd:2x2x14x14,conv2_2=bicluster_svd:2x2x24x24
 
-Beside it are the same layers approximated at once: as they are, and with what is above the last of them tuned for the
-same time in all. It takes ``pip install -e '.[finetune]'``.
+Beside it (``optimize --finetune MINUTES --cascade``) are the same layers approximated at once: as they are, with what
+is above the last of them tuned, and with all tuned, for the same time in all. It takes
+``pip install -e '.[finetune]'``.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import onnx
 from common import LOST, agreement, arguments, lost, preprocess
@@ -18,8 +21,7 @@ from onnxlowrank.cli.parsing import by_hand
 from onnxlowrank.graph.load import load
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
-from onnxlowrank.plan.manual_ranks import ManualRank
-from onnxlowrank.tune.weights import ABOVE
+from onnxlowrank.tune.weights import ABOVE, ALL
 
 COLUMNS = {"approximated": "{}", "minutes": "{:.1f}", "MACs": "{:.2f}x less", "top-1 (%)": "{:.2f}", **LOST}
 _ALL_THERE_IS = 1e3
@@ -30,48 +32,43 @@ def main() -> None:
     parser = arguments(__doc__, inputs=10**6, test_inputs=10**6)
     parser.add_argument("--ranks", required=True, help="LAYER=PASS:RANKS,... from the first layer on")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, a layer")
-    parser.add_argument("--labels", action="store_true", help="learn from labels too")
     args = parser.parse_args()
     original = load(args.model)
     how = preprocess(args)
     test = open_inputs(args.test, input_specs(original), how)
     test = test.subset(range(min(args.test_inputs, len(test))))
-    ranks = [by_hand(text) for text in args.ranks.split(",")]
+    ranks = dict(by_hand(text) for text in args.ranks.split(","))
+    approximated = partial(
+        onnxlowrank.optimize,
+        original,
+        speedup=_ALL_THERE_IS,
+        target="macs",
+        only=list(ranks),
+        ranks=ranks,
+        selection="energy",
+        calibration=args.calibration,
+        evaluate=test.subset(range(16)),
+        preprocess=how,
+    )
+    together, minutes = approximated(), args.minutes * len(ranks)
 
-    def approximated(model: onnx.ModelProto, some: dict[str, ManualRank]) -> onnxlowrank.Result:
-        return onnxlowrank.optimize(
-            model,
-            speedup=_ALL_THERE_IS,
-            target="macs",
-            only=list(some),
-            ranks=some,
-            selection="energy",
-            calibration=args.calibration,
-            evaluate=test.subset(range(16)),
-            preprocess=how,
-        )
-
-    def tuned(model: onnx.ModelProto, minutes: float) -> onnx.ModelProto:
-        return onnxlowrank.finetune(
-            original, model, data=args.calibration, preprocess=how, tune=ABOVE, minutes=minutes, labels=args.labels
-        ).model
+    def tuned(what: str) -> onnx.ModelProto:
+        data = {"data": args.calibration, "preprocess": how}
+        return onnxlowrank.finetune(original, together.model, tune=what, minutes=minutes, **data).model
 
     def row(title: str, minutes: float | None, saved: float, model: onnx.ModelProto) -> list[Cell]:
         found = agreement(original, model, test)
         top1 = None if found.accuracy is None else 100 * found.accuracy[1]
         return [title, minutes, saved, top1, *lost(found)]
 
-    together = approximated(original, dict(ranks))
-    saved, minutes = together.macs_speedup, args.minutes * len(ranks)
+    saved = together.macs_speedup
     rows = [
         row("nothing", None, 1.0, original),
         row("all at once", None, saved, together.model),
-        row("all at once, tuned above", minutes, saved, tuned(together.model, minutes)),
+        row("all at once, tuned above", minutes, saved, tuned(ABOVE)),
+        row("one after the other, tuned above", minutes, saved, approximated(finetune=minutes, cascade=True).model),
+        row("all at once, all tuned", minutes, saved, tuned(ALL)),
     ]
-    model = original
-    for layer, rank in ranks:
-        model = tuned(approximated(model, {layer: rank}).model, args.minutes)
-    rows.append(row("one after the other, tuned above", minutes, saved, model))
     write_results(args, result_name(args), f"Cascade: {result_name(args)}", COLUMNS, rows, args.ranks)
 
 

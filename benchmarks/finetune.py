@@ -3,9 +3,10 @@
     net="models/vgg_cifar10.onnx models/cifar10_calibration.npz"; test=models/cifar10_test.npz
     python benchmarks/finetune.py $net $test --speedups 4,5 --minutes 10
 
-The network is optimised to every speed-up, in multiply-accumulates of its convolutions. ``scratch`` is the control: the
-same architecture, with random weights, trained for the same time by labels and by what the original says. Nothing is
-learnt from the test inputs, and nothing is chosen by them. It takes ``pip install -e '.[finetune]'``.
+The network is optimised to every speed-up, in multiply-accumulates of its convolutions; ``--precision int8`` makes it
+int8 too. ``scratch`` is the control: the same architecture, in float32, with random weights, trained for the same time
+by labels and by what the original says. Nothing is learnt from the test inputs, and nothing is chosen by them. It takes
+``pip install -e '.[finetune]'``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import numpy_helper
 from tables import Cell, result_name, write_results
 
 import onnxlowrank
+from onnxlowrank.goal import FLOAT32, INT8
 from onnxlowrank.graph.load import load
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
@@ -59,8 +61,11 @@ def main() -> None:
     parser.add_argument("--ways", default="above,chains,all,scratch", help="what is trained")
     parser.add_argument("--labels", default="no,yes", help="without labels, with them, or both")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
+    parser.add_argument("--precision", default=FLOAT32, choices=(FLOAT32, INT8))
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    if args.precision == INT8 and SCRATCH in args.ways.split(","):
+        parser.error("--ways scratch is for float32; leave it out")
     original = load(args.model)
     how = preprocess(args)
     test = open_inputs(args.test, input_specs(original), how)
@@ -74,7 +79,13 @@ def main() -> None:
     rows = [row(1.0, "the original", "", original)]
     for speedup in map(float, args.speedups.split(",")):
         made = onnxlowrank.optimize(
-            original, speedup=speedup, target="macs", calibration=args.calibration, evaluate=test, preprocess=how
+            original,
+            speedup=speedup,
+            target="macs",
+            precision=args.precision,
+            calibration=args.calibration,
+            evaluate=test,
+            preprocess=how,
         )
         rows.append(row(made.macs_speedup, "nothing", "", made.model))
         for way in args.ways.split(","):

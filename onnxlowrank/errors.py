@@ -103,6 +103,12 @@ class UsageError(OptionError):
     code = "E302"
 
 
+class NothingToTrainError(OptionError):
+    """Fine-tuning was to train a part of the network that has no weights: choose another --tune."""
+
+    code = "E303"
+
+
 class ProviderError(OnnxLowRankError):
     """The execution provider asked for is not available here."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxlowrank.calibrate.kernel_metrics import METRICS
 from onnxlowrank.errors import MissingInputsError, OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_metric
-from onnxlowrank.goal import FLOAT32, PRECISIONS, QUANTISED, WEIGHT_BITS
+from onnxlowrank.goal import FLOAT32, FP16, PRECISIONS, QUANTISED, WEIGHT_BITS
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.hardware import adds_int8_exactly
@@ -19,9 +19,9 @@ from onnxlowrank.plan.manual_ranks import Ranks
 from onnxlowrank.plan.selection import Select
 from onnxlowrank.tune.options import TuneOptions
 
-EXACT = "exact"
+EXACT, ENERGY = "exact", "energy"
 BLOCKS = "blocks"
-SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, "energy": select_by_energy, "uniform": select_uniformly}
+SELECTIONS: Mapping[str, Select] = {EXACT: select_exactly, ENERGY: select_by_energy, "uniform": select_uniformly}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Options:
         seed: Of the sampled positions and the synthetic images.
         finetune: For how many minutes the network that was found is trained, end to end, on ``calibration`` (through
             the ``finetune`` extra); None trains nothing.
+        cascade: Whether layers are approximated one after the other, and what is behind is trained before the next one
+            is (Denton 2014), all of it within the minutes of ``finetune``.
     """
 
     dequantize: bool = False
@@ -91,6 +93,7 @@ class Options:
     tune: str | None = None
     seed: int = 0
     finetune: float | None = None
+    cascade: bool = False
 
     @property
     def target(self) -> Target:
@@ -140,10 +143,14 @@ class Options:
 
     def _check_finetune(self) -> None:
         if self.finetune is None:
+            if self.cascade:
+                raise OptionError("--cascade is a way to train: say how many minutes with --finetune")
             return
         TuneOptions(minutes=self.finetune, seed=self.seed).check("--finetune")
-        if self.precision != FLOAT32:
-            raise OptionError(f"--finetune trains float32 networks; leave it out, or --precision {self.precision}")
+        if self.precision == FP16:
+            raise OptionError("--finetune trains float32 and int8 networks; leave it out, or --precision fp16")
+        if self.cascade and self.precision != FLOAT32:
+            raise OptionError(f"--cascade is for float32 networks; leave it out, or --precision {self.precision}")
         if self.calibration is None:
             raise MissingInputsError(
                 "--finetune learns from sample inputs, and none are given; name some with --calibration"

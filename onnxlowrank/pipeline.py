@@ -20,10 +20,11 @@ from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.errors import OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
+from onnxlowrank.finish import tuned_network
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.fit.sweeps import Sweeps
-from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, FP16, MAX_DROP, MIXED, QUANTISED, Goal, goal_of
+from onnxlowrank.goal import CONV_MACS, COUNTED, FLOAT32, FP16, MAX_DROP, MAX_MACS, MIXED, QUANTISED, Goal, goal_of
 from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
@@ -33,9 +34,8 @@ from onnxlowrank.graph.outside import byte_count
 from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.graph.verify import verify_interface
 from onnxlowrank.graph.widen import is_half, widened
-from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.partition import partition_inputs
-from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
+from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
 from onnxlowrank.measure.cache import Cache
 from onnxlowrank.measure.chain_timer import ChainTimer
@@ -46,7 +46,7 @@ from onnxlowrank.options import BLOCKS, EXACT, SELECTIONS, Options
 from onnxlowrank.parallel import one_blas_thread
 from onnxlowrank.passes import chosen_passes
 from onnxlowrank.plan.applicability import applicable_passes
-from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
+from onnxlowrank.plan.builder import NetworkBuilder
 from onnxlowrank.plan.candidates import find_candidates
 from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
@@ -62,10 +62,6 @@ from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.quantize.half import Half
 from onnxlowrank.quantize.int8 import int8_of, ready_for_int8
 from onnxlowrank.result import NOT_FINITE, Result, result_of
-from onnxlowrank.tune.finetuning import fine_tune
-from onnxlowrank.tune.options import TuneOptions
-from onnxlowrank.tune.split import split
-from onnxlowrank.tune.tuned import Tuned
 
 _MOST_HELD_OUT = 64
 _MOST_HELD_OUT_FOR_DROP = 500  # a drop of a point wants a hundred inputs and more to be seen
@@ -103,12 +99,13 @@ def optimize(
     tune: str | None = None,
     seed: int = 0,
     finetune: float | None = None,
+    cascade: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Make a trained network faster by low-rank decomposition of its layers, without training.
 
     One goal is given: ``speedup`` (2 where there is none), ``latency``, ``max_drop``, ``max_macs`` or ``max_size``.
-    From ``dequantize`` to ``finetune`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
+    From ``dequantize`` to ``cascade`` the arguments are those of :class:`onnxlowrank.options.Options`; ``metric``
     may also name a kernel metric.
 
     Args:
@@ -155,6 +152,7 @@ def optimize(
         tune=tune,
         seed=seed,
         finetune=finetune,
+        cascade=cascade,
     )
     (result,) = optimize_each(model, [goal], options, Silent() if progress is None else progress)
     if output is not None:
@@ -162,17 +160,10 @@ def optimize(
     return result
 
 
-def tuned_network(
-    fitted: FittedNetwork, network: Network, inputs: Inputs, options: Options, progress: Progress
-) -> Tuned | None:
-    """Return a network that was found, fine-tuned; None where nothing of it was approximated."""
-    if not fitted.chains or options.calibration is None:
-        return None
-    how = preprocess_from_options("imagenet") if options.preprocess is None else options.preprocess
-    training = TuneOptions(minutes=options.finetune, seed=options.seed)
-    data = split(network.original, inputs)
-    source, outputs = options.calibration, options.outputs
-    return fine_tune(network.model, fitted.model, source, data, how, outputs, training, progress)
+def approximated(model: onnx.ModelProto, options: Options) -> onnx.ModelProto:
+    """Return a network with all the ranks that are given by hand."""
+    (result,) = optimize_each(model, [Goal(MAX_MACS, 1.0)], options, Silent())  # so few that all are taken
+    return result.model
 
 
 def optimize_each(
@@ -286,7 +277,7 @@ def optimize_each(
         for goal in goals:
             find = mixed_network_for if options.precision == MIXED else network_for
             fitted = find(goal, builder, timer, unseen, choosing, alone)
-            tuned = None if options.finetune is None else tuned_network(fitted, network, inputs, options, progress)
+            tuned = tuned_network(fitted, network, (inputs, unseen), options, approximated, progress)
             if tuned is not None:
                 fitted = replace(fitted, model=tuned.model)
             verify_interface(original, fitted.model)

@@ -25,6 +25,7 @@ from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.measure.sessions import Target, all_threads, open_session, running
 from onnxlowrank.passes import load_passes
 from onnxlowrank.studies.compare import compare
+from onnxlowrank.tune.weights import trained_weights
 
 DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
 RNG = np.random.default_rng(0)
@@ -95,6 +96,11 @@ def no_provider(folder, monkeypatch):
     Target("cuda").check()
 
 
+def nothing_to_train(folder, monkeypatch):
+    model = conv_model(normal(RNG, 2, 2, 1, 1))
+    trained_weights(model, model, "chains", ["y"])
+
+
 def too_new(folder, monkeypatch):
     open_session(parse("g (float[4] x) => (float[4] y) { y = Relu (x) }", ir=99), all_threads())
 
@@ -137,6 +143,7 @@ CASES = {
     "E300": no_pass,
     "E301": bad_metric,
     "E302": no_option,
+    "E303": nothing_to_train,
     "E400": no_provider,
     "E401": too_new,
     "E402": run_fails,
@@ -178,6 +185,7 @@ def test_codes_are_stable():
         "E300": "OptionError",
         "E301": "UserFunctionError",
         "E302": "UsageError",
+        "E303": "NothingToTrainError",
         "E400": "ProviderError",
         "E401": "RefusedModelError",
         "E402": "FailedRunError",

@@ -13,6 +13,7 @@ ROOMS = (
     "__init__",
     "studies",
     "pipeline",
+    "finish",
     "result",
     "options",
     "plan",

@@ -38,7 +38,9 @@ def finetune(
     original: Annotated[
         Path, typer.Argument(help="The network that was optimised, an ONNX file.", metavar="ORIGINAL", readable=False)
     ],
-    optimised: Annotated[Path, typer.Argument(help="What it became.", metavar="OPTIMISED", readable=False)],
+    optimised: Annotated[
+        Path, typer.Argument(help="What it became, float32 or int8 (QDQ).", metavar="OPTIMISED", readable=False)
+    ],
     written: Annotated[Path, typer.Argument(help="Where to write what it becomes.", metavar="OUTPUT", readable=False)],
     *,
     data: Annotated[
@@ -68,12 +70,13 @@ def finetune(
         int | None, typer.Option(help="How many steps at most; without --minutes, equal runs give equal networks.")
     ] = None,
     labels: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--labels/--no-labels",
-            help="Whether labels of --data count as much as ORIGINAL's answers; by default where there are some.",
+            help="Whether labels of --data count as much as ORIGINAL's answers. By default they do not: ORIGINAL is "
+            "followed closer then, and accuracy on other inputs is the same.",
         ),
-    ] = None,
+    ] = False,
     augment: Annotated[
         str | None,
         typer.Option(help="How images are changed: flip,shift (both by default) or none; other inputs never are."),

@@ -133,6 +133,14 @@ def optimize(
             metavar="MINUTES",
         ),
     ] = None,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade",
+            help="With --finetune: approximate layer after layer, and train what is behind each before the next "
+            "(Denton 2014); the minutes are shared.",
+        ),
+    ] = False,
     tune: Annotated[
         str | None,
         typer.Option(
@@ -184,6 +192,7 @@ def optimize(
             tune=tune,
             seed=seed,
             finetune=finetune,
+            cascade=cascade,
             progress=progress,
         )
     shown = optimisation_report(result, f"{model.name}, optimised", this_command())

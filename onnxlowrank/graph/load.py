@@ -30,10 +30,13 @@ from onnxlowrank.temporary import Scratch, place_for
 Source = str | os.PathLike[str] | ModelProto
 """What a model can be given as: the path of a file, or the model itself."""
 
-_QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits"}
+_PAIR = {"QuantizeLinear", "DequantizeLinear"}
+_QUANTISED = _PAIR | {"ConvInteger", "MatMulInteger", "MatMulNBits"}
 
 
-def load(source: Source, any_precision: bool = False, dequantize: bool = False, half: bool = False) -> ModelProto:
+def load(
+    source: Source, any_precision: bool = False, dequantize: bool = False, half: bool = False, qdq: bool = False
+) -> ModelProto:
     """Return the model in a file, external data pulled into memory, or a copy of a model.
 
     What is beyond protobuf's 2 GiB stays in its file, see :mod:`onnxlowrank.graph.outside`.
@@ -43,6 +46,7 @@ def load(source: Source, any_precision: bool = False, dequantize: bool = False, 
         any_precision: Whether it may be quantised or have half-precision weights: to be run, not to be decomposed.
         dequantize: Whether to return the float32 network of a QDQ one.
         half: Whether layers may have float16 weights.
+        qdq: Whether it may be quantised by QuantizeLinear and DequantizeLinear pairs: to be trained.
 
     Raises:
         ModelError: The file is missing, a directory, not ONNX, truncated or without its external data; or the
@@ -65,7 +69,7 @@ def load(source: Source, any_precision: bool = False, dequantize: bool = False, 
         _check(model, source, label)
         model = dequantised(model, label)
     if not any_precision:
-        _refuse_low_precision(model, label, half)
+        _refuse_low_precision(model, label, half, qdq)
     _check(model, source, label)
     return model
 
@@ -135,14 +139,19 @@ def _read(path: Path) -> ModelProto:
     return model
 
 
-def _refuse_low_precision(model: ModelProto, label: str, float16: bool) -> None:
-    """Raise ModelError for a quantised or half-precision model; it may be a ``float16`` one where that is said."""
+def _refuse_low_precision(model: ModelProto, label: str, float16: bool, qdq: bool) -> None:
+    """Raise ModelError for a quantised or half-precision model; it may be ``float16`` or ``qdq`` where that is said."""
     nodes = list(walk(model.graph.node)) + [node for function in model.functions for node in walk(function.node)]
+    quantised = _QUANTISED - (_PAIR if qdq else set())
+    instead = "give the float32 network, or --dequantize to make one of it, and quantise it with --precision int8."
+    if qdq:
+        instead = (
+            "give a float32 network, or one that --precision int8 made (QuantizeLinear and DequantizeLinear pairs)."
+        )
     for node in nodes:
-        if node.op_type in _QUANTISED or node.op_type.startswith(("QLinear", "DynamicQuantize")):
+        if node.op_type in quantised or node.op_type.startswith(("QLinear", "DynamicQuantize")):
             raise UnsupportedModelError(
-                f"{label} is already quantised (node '{node.name}' is a {node.op_type}); "
-                "give the float32 network, or --dequantize to make one of it, and quantise it with --precision int8."
+                f"{label} is already quantised (node '{node.name}' is a {node.op_type}); {instead}"
             )
     kinds = {TensorProto.BFLOAT16} if float16 else {TensorProto.FLOAT16, TensorProto.BFLOAT16}
     graphs = [model.graph, *(graph for node in nodes for graph in subgraphs(node))]

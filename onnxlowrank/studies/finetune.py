@@ -22,7 +22,7 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.progress import Progress, Silent
 from onnxlowrank.result import json_ready
 from onnxlowrank.studies.compare import check_same_inputs, compared
-from onnxlowrank.tune.finetuning import fine_tune
+from onnxlowrank.tune.finetuning import Teaching, fine_tune
 from onnxlowrank.tune.options import DEFAULT_MINUTES, TuneOptions
 from onnxlowrank.tune.split import split
 from onnxlowrank.tune.tuned import Tuned
@@ -113,7 +113,7 @@ def finetune(
     tune: str = ALL,
     minutes: float | None = None,
     steps: int | None = None,
-    labels: bool | None = None,
+    labels: bool = False,
     augment: Sequence[str] | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -136,7 +136,7 @@ def finetune(
             ``above``, the layers behind all that is approximated (Denton 2014, Sec. 3.5).
         minutes: How long at most, 10 where ``steps`` are not given either.
         steps: How many steps at most; equal seeds then give equal networks.
-        labels: Whether class labels of ``data`` count beside what the original says; None: where there are some.
+        labels: Whether class labels of ``data`` count as much as what the original says.
         augment: How images are changed, of ``flip`` and ``shift``; None takes both where the data are images.
         device: Of PyTorch, ``cpu`` or ``cuda``.
         seed: Of everything random.
@@ -153,14 +153,15 @@ def finetune(
     check_destinations({OUTPUT: output}, [original, optimised], {"--data": data, "--evaluate": evaluate})
     progress = Silent() if progress is None else progress
     how = preprocess_from_options("imagenet") if preprocess is None else preprocess
-    networks = load(original, any_precision=True), load(optimised)
+    networks = load(original, any_precision=True), load(optimised, qdq=True)
     specs = input_specs(networks[0])
     check_same_inputs(specs, input_specs(networks[1]), describe(original), describe(optimised))
     inputs = open_inputs(data, specs, how)
     parts = split(networks[0], inputs)
     unseen = parts.held_out if evaluate is None else open_inputs(evaluate, specs, how)
 
-    tuned = fine_tune(*networks, data, parts, how, outputs or {}, options, progress)
+    teaching = Teaching(networks[0], data, parts, how, outputs or {})
+    tuned = fine_tune(teaching, networks[1], options, progress)
     verify_interface(networks[1], tuned.model)
     if output is not None:
         save(tuned.model, output)  # before it is looked at, which may be interrupted too

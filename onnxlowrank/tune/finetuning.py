@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto
@@ -17,40 +18,55 @@ from onnxlowrank.progress import Progress
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.split import Split, augmentation_of, use_labels
 from onnxlowrank.tune.tuned import Tuned
-from onnxlowrank.tune.tuner import tune
+from onnxlowrank.tune.tuner import Task, tune
 
 
-def fine_tune(
-    original: ModelProto,
-    optimised: ModelProto,
-    source: Source,
-    data: Split,
-    preprocess: Preprocess,
-    outputs: Mapping[str, str],
-    options: TuneOptions,
-    progress: Progress,
-) -> Tuned:
-    """Return an optimised network, fine-tuned.
+@dataclass(frozen=True, eq=False)
+class Teaching:
+    """What an optimised network learns from.
 
-    Args:
+    Attributes:
         original: The network it was made of.
-        optimised: The network.
         source: Where the inputs are from.
         data: The inputs.
         preprocess: How images became inputs.
         outputs: By the name of an output, how it is measured; see :func:`onnxlowrank.evaluate.measures.measures_of`.
+    """
+
+    original: ModelProto
+    source: Source
+    data: Split
+    preprocess: Preprocess
+    outputs: Mapping[str, str]
+
+    def task(self, optimised: ModelProto, options: TuneOptions) -> Task:
+        """Return what is to be done to an optimised network.
+
+        Raises:
+            OnnxLowRankError: If the network, the inputs or an option is unusable.
+        """
+        inputs, asked = self.data.seen, options.labels
+        measures = measures_of(self.original, inputs.labels is not None and asked, self.outputs)
+        classes = _classes(self.original, measures, inputs) if asked else None
+        labelled = use_labels(self.data, asked, measures, classes)
+        changed = options.augment is not None
+        augmentation = augmentation_of(self.original, self.source, self.preprocess, options.kinds, changed)
+        return Task(self.original, optimised, self.data, measures, labelled, augmentation)
+
+
+def fine_tune(teaching: Teaching, optimised: ModelProto, options: TuneOptions, progress: Progress) -> Tuned:
+    """Return an optimised network, fine-tuned.
+
+    Args:
+        teaching: What it learns from.
+        optimised: The network.
         options: How.
         progress: Told how far the work is.
 
     Raises:
-        OnnxLowRankError: If the networks, the inputs or an option is unusable.
+        OnnxLowRankError: If a network, the inputs or an option is unusable.
     """
-    inputs = data.seen
-    measures = measures_of(original, inputs.labels is not None and options.labels is not False, outputs)
-    classes = None if options.labels is False else _classes(original, measures, inputs)
-    labelled = use_labels(data, options.labels, measures, classes)
-    augmentation = augmentation_of(original, source, preprocess, options.kinds, options.augment is not None)
-    return tune(original, optimised, data, measures, labelled, augmentation, options, progress)
+    return tune(teaching.task(optimised, options), options, progress)
 
 
 def _classes(model: ModelProto, measures: tuple[Measure, ...], inputs: Inputs) -> int | None:

@@ -13,15 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.index import attributes, is_standard
 from onnxlowrank.graph.outside import values
 from onnxlowrank.graph.walk import needed, opset, reads
-from onnxlowrank.tune import elementwise, layers, shapes
+from onnxlowrank.tune import elementwise, layers, quantised, shapes
 from onnxlowrank.tune.call import Call, Operator
 from onnxlowrank.tune.libraries import Torch, torch
 
-OPERATORS: Mapping[str, Operator] = {**elementwise.OPERATORS, **layers.OPERATORS, **shapes.OPERATORS}
+OPERATORS: Mapping[str, Operator] = {
+    **elementwise.OPERATORS,
+    **layers.OPERATORS,
+    **shapes.OPERATORS,
+    **quantised.OPERATORS,
+}
 """What PyTorch is asked to compute, by the names of operators of the default domain."""
+_COMPUTED = {**OPERATORS, **quantised.PAIR}
 
 
 def is_known(node: NodeProto) -> bool:
@@ -33,7 +40,8 @@ class TorchNetwork:
     """Nodes of a network in PyTorch.
 
     Attributes:
-        parameters: What is trained, by name, in single precision at least: leaves that require gradients.
+        parameters: What is trained, by name, in single precision at least: leaves that require gradients. Of integers
+            they are the steps, see :mod:`onnxlowrank.tune.quantised`.
         outputs: The tensors that it gives.
     """
 
@@ -50,14 +58,14 @@ class TorchNetwork:
             device: Of PyTorch, ``cpu`` or ``cuda``.
         """
         self.outputs, self.device = tuple(outputs), device
-        self._nodes = needed(nodes, outputs)
+        self._nodes = quantised.with_pairs(needed(nodes, outputs), outputs)
         used = {name for node in self._nodes for name in reads(node)}
         self._calls = [
-            (node, OPERATORS[node.op_type], Call(attributes(node), opset(model), len(node.output)))
+            (node, _COMPUTED[node.op_type], Call(attributes(node), opset(model), len(node.output)))
             for node in self._nodes
         ]
         self._constants = {
-            tensor.name: self._tensor(np.array(values(tensor)))
+            tensor.name: self._constant(np.array(values(tensor)), tensor.name)
             for tensor in model.graph.initializer
             if tensor.name in used
         }
@@ -68,10 +76,12 @@ class TorchNetwork:
                 self._constants[node.output[0]] = found.to(device) if found.is_floating_point() else found
         self._calls = [one for one in self._calls if not is_standard(one[0], "Constant")]
         self.parameters: dict[str, Torch] = {}
+        bounds = quantised.bounds_of(model)
+        self._bounds = {name: bounds[name] for name in trained if name in bounds}
         for name in trained:
             value = self._constants[name]
             wide = value if value.dtype == torch.float64 else value.float()
-            self._constants[name] = self.parameters[name] = wide.clone().requires_grad_(True)
+            self._constants[name] = self.parameters[name] = wide.to(device).clone().requires_grad_(True)
         self.feeds = used - written - self._constants.keys() | (set(outputs) - written - self._constants.keys())
         last = {name: index for index, (node, _, _) in enumerate(self._calls) for name in reads(node)}
         kept = set(outputs)
@@ -87,6 +97,8 @@ class TorchNetwork:
             Exception: Whatever PyTorch trips over.
         """
         found = dict(self._constants)
+        for name, bounds in self._bounds.items():
+            found[name] = quantised.rounded(self.parameters[name], bounds)
         found |= {
             name: self._tensor(value) if isinstance(value, np.ndarray) else value
             for name, value in feeds.items()
@@ -101,6 +113,15 @@ class TorchNetwork:
             for name in done:
                 found.pop(name, None)
         return {name: found[name] for name in self.outputs}
+
+    def _constant(self, array: NDArray[Any], name: str) -> Torch:
+        try:
+            return self._tensor(array)
+        except TypeError:
+            raise UnsupportedModelError(
+                f"PyTorch has no type for tensor '{name}' of the optimised network ({array.dtype.name}), so it cannot "
+                "be fine-tuned; give a float32 network, or one of int8"
+            ) from None
 
     def _tensor(self, array: NDArray[Any]) -> Torch:
         """Return an array as a tensor, images channel by channel within a pixel; whole numbers stay on the CPU."""

@@ -80,6 +80,11 @@ class Objective:
         return tuple(dict.fromkeys(term.tensor for term in (*self.judged, *self.hints)))
 
     @property
+    def judged_tensors(self) -> tuple[str, ...]:
+        """Those of them that outputs are judged by."""
+        return tuple(dict.fromkeys(term.tensor for term in self.judged))
+
+    @property
     def references(self) -> tuple[str, ...]:
         """The tensors of the original."""
         return tuple(dict.fromkeys(term.reference for term in (*self.judged, *self.hints)))

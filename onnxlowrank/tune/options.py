@@ -24,7 +24,7 @@ class TuneOptions:
         tune: What is trained: ``all``, ``chains`` or ``above``; see :func:`onnxlowrank.tune.weights.trained_weights`.
         minutes: How long at most; None leaves that to ``steps``.
         steps: How many steps at most; with these alone equal runs give equal networks. None leaves that to ``minutes``.
-        labels: Whether labels count; None: where there are some.
+        labels: Whether labels count.
         augment: How images are changed: of ``flip`` and ``shift``; None takes both, ``none`` neither.
         device: Of PyTorch, ``cpu`` or ``cuda``.
         seed: Of everything random.
@@ -33,7 +33,7 @@ class TuneOptions:
     tune: str = ALL
     minutes: float | None = None
     steps: int | None = None
-    labels: bool | None = None
+    labels: bool = False
     augment: Collection[str] | None = None
     device: str = "cpu"
     seed: int = 0

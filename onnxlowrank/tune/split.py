@@ -58,12 +58,12 @@ def split(model: ModelProto, inputs: Inputs) -> Split:
     return Split(inputs.subset(rest), inputs.subset(sorted(chosen)), can_be_joined(model, inputs))
 
 
-def use_labels(data: Split, asked: bool | None, measures: tuple[Measure, ...], classes: int | None) -> bool:
+def use_labels(data: Split, asked: bool, measures: tuple[Measure, ...], classes: int | None) -> bool:
     """Return whether labels count.
 
     Args:
         data: Inputs, perhaps with labels.
-        asked: Whether they are to; None: where they can.
+        asked: Whether they are to.
         measures: Of the network's outputs.
         classes: Number of classes of the first class scores, where these are ``[N, classes]``.
 
@@ -73,7 +73,7 @@ def use_labels(data: Split, asked: bool | None, measures: tuple[Measure, ...], c
         UnfitInputsError: Some are no classes of the network.
     """
     inputs, labels = data.seen, data.seen.labels
-    if asked is False or (asked is None and labels is None):
+    if not asked:
         return False
     if labels is None:
         raise MissingInputsError(
@@ -81,8 +81,6 @@ def use_labels(data: Split, asked: bool | None, measures: tuple[Measure, ...], c
             "'labels' in the .npz"
         )
     if classes is None or not any(one.kind == CLASSES for one in measures):
-        if asked is None:
-            return False
         raise OptionError("--labels: the network gives no class scores [N, classes] that they could be compared with")
     if data.held_out.labels is not None:
         labels = np.concatenate([labels, data.held_out.labels])
@@ -90,7 +88,7 @@ def use_labels(data: Split, asked: bool | None, measures: tuple[Measure, ...], c
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
         raise UnfitInputsError(
             f"the labels of {inputs.description} do not fit: there is a class {wrong}, but the network has {classes}, "
-            f"0 to {classes - 1}; correct them or give --no-labels"
+            f"0 to {classes - 1}; correct them or leave --labels out"
         )
     return True
 

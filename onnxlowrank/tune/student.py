@@ -17,6 +17,7 @@ from onnxlowrank.inputs.specs import Feeds
 from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.tune.libraries import Torch, torch
 from onnxlowrank.tune.network import TorchNetwork, is_known
+from onnxlowrank.tune.quantised import bounds_of, is_quantised
 from onnxlowrank.tune.weights import changed
 
 
@@ -25,6 +26,9 @@ class Student:
 
     Attributes:
         parameters: What is trained, by name.
+        outputs: The tensors that it gives.
+        nodes: What is differentiated.
+        device: Of PyTorch.
     """
 
     def __init__(self, model: ModelProto, trained: Sequence[str], outputs: Sequence[str], device: str) -> None:
@@ -36,7 +40,7 @@ class Student:
             outputs: The tensors to give.
             device: Of PyTorch.
         """
-        self._model, self._device, self.outputs = model, device, tuple(outputs)
+        self._model, self.device, self.outputs = model, device, tuple(outputs)
         nodes = needed(model.graph.node, outputs)
         moved = set(trained)
         above, below = [], []
@@ -47,6 +51,7 @@ class Student:
                     moved.update(node.output)
             if not moved.intersection(node.output):
                 below.append(node)
+        self.nodes = above
         self._above = TorchNetwork(model, above, trained, outputs, device)
         self.parameters = self._above.parameters
         given = {info.name for info in model.graph.input}
@@ -57,6 +62,11 @@ class Student:
             self._below = TorchNetwork(model, below, [], self._between, device)
         elif self._between:
             self._session = open_session(expose(model, self._between), all_threads())
+
+    @property
+    def rounds(self) -> bool:
+        """Whether anything is rounded in what is differentiated."""
+        return is_quantised(self.nodes)
 
     def run(self, feeds: Feeds) -> dict[str, Torch]:
         """Return the outputs, through which gradients come back to the parameters.
@@ -96,4 +106,7 @@ class Student:
     def model(self, values: dict[str, Torch]) -> ModelProto:
         """Return the network with these values of the parameters."""
         arrays: dict[str, NDArray[np.floating]] = {name: value.cpu().numpy() for name, value in values.items()}
+        for name, bounds in bounds_of(self._model).items():
+            if name in arrays:
+                arrays[name] = np.clip(np.rint(arrays[name]), *bounds)
         return changed(self._model, arrays)

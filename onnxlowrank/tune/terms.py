@@ -16,6 +16,7 @@ from onnxlowrank.evaluate.variance import Variance
 from onnxlowrank.graph.index import attributes, is_standard
 from onnxlowrank.graph.walk import needed, opset
 from onnxlowrank.tune.objective import Term
+from onnxlowrank.tune.quantised import source_of
 from onnxlowrank.tune.weights import Trained
 
 _MOST_HINTS, _MOST_LOOKED_AT = 3, 6
@@ -61,19 +62,27 @@ def judged_pair(measure: Measure, original: ModelProto, optimised: ModelProto) -
     return measure.tensor, measure.tensor
 
 
-def hint_names(original: ModelProto, optimised: ModelProto, trained: Trained, judged: Sequence[str]) -> list[str]:
-    """Return the tensors in front of layers that both networks have and training moves, the last ones first."""
+def hint_pairs(
+    original: ModelProto, optimised: ModelProto, trained: Trained, judged: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the tensors in front of layers that both networks have and training moves, the last ones first.
+
+    With each is its name in the original, which it has lost where it was quantised.
+    """
     known = {name for node in original.graph.node for name in node.output}
     moved = set(trained.weights)
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     readers = set(trained.nodes)
-    for node in needed(optimised.graph.node, judged):
+    nodes = needed(optimised.graph.node, judged)
+    writers = {name: node for node in nodes for name in node.output}
+    for node in nodes:
         key = node.name or node.output[0]
-        if key in readers and node.input[0] in known and node.input[0] in moved:
-            found[node.input[0]] = None
+        if key in readers and node.input[0] in moved:
+            found[node.input[0]] = source_of(node.input[0], writers)
         if moved.intersection(node.input):
             moved.update(node.output)
-    return [name for name in reversed(list(found)) if name not in judged][:_MOST_LOOKED_AT]
+    pairs = [pair for pair in reversed(found.items()) if pair[1] in known and pair[1] not in judged]
+    return pairs[:_MOST_LOOKED_AT]
 
 
 def judged_term(measure: Measure, pair: tuple[str, str], reference: Arrays) -> Term:
@@ -92,16 +101,18 @@ def judged_term(measure: Measure, pair: tuple[str, str], reference: Arrays) -> T
     return Term(*pair, axis=measure.axis, temperature=max(temperature_of(some), _COOLEST), are_probabilities=probable)
 
 
-def hint_terms(names: Sequence[str], reference: Sequence[Arrays], mine: Sequence[Arrays]) -> tuple[Term, ...]:
+def hint_terms(
+    pairs: Sequence[tuple[str, str]], reference: Sequence[Arrays], mine: Sequence[Arrays]
+) -> tuple[Term, ...]:
     """Return the hints: tensors that differ in the two networks, but not entirely."""
     found = []
-    for name, one, other in zip(names, reference, mine, strict=True):
+    for pair, one, other in zip(pairs, reference, mine, strict=True):
         if any(a.shape != b.shape for a, b in zip(one, other, strict=True)):
             continue
         before, after = (np.concatenate([array.ravel() for array in its]).astype(np.float64) for its in (one, other))
         norm, error = np.linalg.norm(before), np.linalg.norm(after - before)
         if _SAME * norm < error < _FOREIGN * norm:
-            found.append(Term(name, name, scale=_scale(one)))
+            found.append(Term(*pair, scale=_scale(one)))
     return tuple(found[:_MOST_HINTS])
 
 

@@ -27,6 +27,8 @@ _OF_LARGEST = 0.5
 _TEST_STEPS = 20
 _LOOKS = 25
 """How often the network is judged on the inputs held out."""
+_LOOKING = 0.2
+"""Of the time, how much that may take where time is what ends the training."""
 _AVERAGED = 0.1
 """Of the steps done: how many of the last ones are averaged."""
 _MOST_FAILURES = 4
@@ -103,7 +105,7 @@ class Trainer:
     def _descend(self, budget: Budget, found: Outcome) -> None:
         optimiser, mean = Adam(self._student.parameters.values()), self._student.values()
         failures, told, looks = 0, 0.0, 0
-        averaged = 0
+        averaged, looking = 0, 0.0
         while not budget.is_over:
             if not self._step(optimiser, found.rate * cosine(budget.share), next(self._batches)):
                 failures += 1
@@ -123,11 +125,13 @@ class Trainer:
             with torch.no_grad():
                 for name, value in self._student.parameters.items():
                     mean[name].lerp_(value, weight)
-            share = budget.share
-            if share * _LOOKS < looks + 1 and not budget.is_over:
+            share, since = budget.share, budget.seconds
+            late = budget.steps is None and looking > _LOOKING * since
+            if (late or share * _LOOKS < looks + 1) and not budget.is_over:
                 continue
             looks = math.floor(share * _LOOKS)
             figure, loss = self._judged(mean)
+            looking += budget.seconds - since
             found.history.append((share, figure))
             if figure < found.before and loss < found.loss:
                 found.best, found.is_better = {name: value.clone() for name, value in mean.items()}, True

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxlowrank.errors import NotFiniteError, UnsupportedModelError
+from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.evaluate.measures import Measure
-from onnxlowrank.graph.probe import expose
-from onnxlowrank.inputs.specs import Feeds
-from onnxlowrank.measure.sessions import all_threads, open_session, running
 from onnxlowrank.parallel import available_cores
 from onnxlowrank.progress import Progress
 from onnxlowrank.tune.augment import Augmentation
 from onnxlowrank.tune.budget import Budget
+from onnxlowrank.tune.checks import arrays, check_same, outputs_of
 from onnxlowrank.tune.libraries import Torch, torch
 from onnxlowrank.tune.objective import Objective
 from onnxlowrank.tune.options import TuneOptions
@@ -28,7 +24,7 @@ from onnxlowrank.tune.reference import Reference
 from onnxlowrank.tune.samples import Batch, Part, Samples
 from onnxlowrank.tune.split import Split
 from onnxlowrank.tune.student import Student
-from onnxlowrank.tune.terms import hint_names, hint_terms, judged_pair, judged_term, shared_measures
+from onnxlowrank.tune.terms import hint_pairs, hint_terms, judged_pair, judged_term, shared_measures
 from onnxlowrank.tune.training import Outcome, Trainer
 from onnxlowrank.tune.tuned import Tuned
 from onnxlowrank.tune.weights import trained_weights
@@ -44,79 +40,94 @@ _JUDGED_ON, _MOST_VIEWS = 500, 4
 """Samples to judge by, and how often every image held out is among them: once as it is, then changed."""
 _HELD_BYTES = 2**29
 """Of tensors of the original that are kept; samples beyond that are not looked at, or judged by."""
-_TOLERANCE = 1e-3
-"""Relative error of what PyTorch computes."""
+_ROUNDED_ON = 4
+"""Feeds that all that is rounded is compared on."""
 
 
-def tune(
-    original: ModelProto,
-    optimised: ModelProto,
-    data: Split,
-    measures: Sequence[Measure],
-    labelled: bool,
-    augmentation: Augmentation | None,
-    options: TuneOptions,
-    progress: Progress,
-) -> Tuned:
-    """Return an optimised network, fine-tuned.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be fine-tuned, and by what.
 
-    Ctrl-C while it is trained ends that, and what is best so far is returned.
-
-    Args:
+    Attributes:
         original: The network it was made of.
         optimised: The network.
         data: Sample inputs.
         measures: How outputs are measured.
         labelled: Whether labels count.
         augmentation: How inputs are changed; None leaves them as they are.
+    """
+
+    original: ModelProto
+    optimised: ModelProto
+    data: Split
+    measures: Sequence[Measure]
+    labelled: bool
+    augmentation: Augmentation | None
+
+
+def tune(task: Task, options: TuneOptions, progress: Progress) -> Tuned:
+    """Return an optimised network, fine-tuned.
+
+    Ctrl-C while it is trained ends that, and what is best so far is returned.
+
+    Args:
+        task: The network.
         options: How.
         progress: Told how far the work is.
 
     Raises:
         UnsupportedModelError: PyTorch cannot run the network, or computes something else.
         NotFiniteError: The original computes what is not finite.
-        OptionError: There is nothing to train.
+        NothingToTrainError: There is nothing to train.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(min(threads, available_cores()))
     try:
-        return _Tuner(original, optimised, data, measures, labelled, augmentation, options).tune(progress)
+        return _Tuner(task, options).tune(progress)
     finally:
         torch.set_num_threads(threads)
 
 
+def figures(task: Task, models: Sequence[ModelProto], options: TuneOptions) -> list[float]:
+    """Return what networks are judged by on the inputs held out, computed by onnxruntime: less is better.
+
+    Args:
+        task: For which of them.
+        models: Others like it.
+        options: How it would be fine-tuned.
+
+    Raises:
+        OnnxLowRankError: As for :func:`tune`.
+    """
+    tuner = _Tuner(task, options)
+    return [tuner.run_as_written(model) for model in models]
+
+
 class _Tuner:
-    def __init__(
-        self,
-        original: ModelProto,
-        optimised: ModelProto,
-        data: Split,
-        measures: Sequence[Measure],
-        labelled: bool,
-        augmentation: Augmentation | None,
-        options: TuneOptions,
-    ) -> None:
-        self._optimised, self._options, self._augmentation = optimised, options, augmentation
+    def __init__(self, task: Task, options: TuneOptions) -> None:
+        original, optimised, data = task.original, task.optimised, task.data
+        self._optimised, self._options, self._augmentation = optimised, options, task.augmentation
         self._samples = (len(data.seen) * data.seen.batch, len(data.held_out) * data.held_out.batch)
-        measures = shared_measures(measures, optimised)
+        measures = shared_measures(task.measures, optimised)
         judged = [one.tensor for one in measures]
         self._trained = trained_weights(original, optimised, options.tune, judged)
         for what in self._trained.stopped_by:
             _LOG.info("PyTorch is not taught to differentiate %s: weights in front of it stay", what)
-        self._seen = Samples(data.seen, data.joins, augmentation)
-        self._held_out = Samples(data.held_out, data.joins, augmentation)
+        self._seen = Samples(data.seen, data.joins, task.augmentation)
+        self._held_out = Samples(data.held_out, data.joins, task.augmentation)
         self._size = max(min(_BATCH // data.seen.batch, len(self._seen) // _LEAST_STEPS), 1)
         self._rng = np.random.default_rng(options.seed)
 
         pairs = [judged_pair(one, original, optimised) for one in measures]
-        names = hint_names(original, optimised, self._trained, judged)
-        references = list(dict.fromkeys([*(its for _, its in pairs), *names]))
+        inside = hint_pairs(original, optimised, self._trained, judged)
+        names = [mine for mine, _ in inside]
+        references = list(dict.fromkeys(its for _, its in (*pairs, *inside)))
         reference = Reference(original, references, options.device)
-        size = sum(array.nbytes for array in _arrays(reference.run(data.seen[0])).values())
+        size = sum(array.nbytes for array in arrays(reference.run(data.seen[0])).values())
         count = max(min(_LOOKED_AT // data.seen.batch, _HELD_BYTES // (2 * size)), 1)
         some = [int(one) for one in np.unique(np.linspace(0, len(self._seen) - 1, count).astype(int))]
         parts = list(self._seen.parts(some))
-        found = [_arrays(reference.run(part.feeds)) for part in parts]
+        found = [arrays(reference.run(part.feeds)) for part in parts]
         for name in references:
             if not all(np.isfinite(one[name]).all() for one in found):
                 raise NotFiniteError(
@@ -127,14 +138,15 @@ class _Tuner:
             judged_term(measure, pair, [one[pair[1]] for one in found])
             for measure, pair in zip(measures, pairs, strict=True)
         ]
-        mine = list(_run(expose(optimised, names), names, (part.feeds for part in parts))) if names else []
+        mine = list(outputs_of(optimised, names, (part.feeds for part in parts))) if names else []
         hints = hint_terms(
-            names, [[one[name] for one in found] for name in names], [[one[name] for one in mine] for name in names]
+            inside, [[one[its] for one in found] for _, its in inside], [[one[name] for one in mine] for name in names]
         )
-        self._objective = Objective(tuple(terms), hints, labelled)
+        self._objective = Objective(tuple(terms), hints, task.labelled)
         self._reference = Reference(original, self._objective.references, options.device)
         self._student = Student(optimised, self._trained.weights, self._objective.tensors, options.device)
         self._judged_on = self._views()
+        self._few = [data.held_out[index] for index in range(min(len(data.held_out), _ROUNDED_ON))]
 
     def _views(self) -> list[tuple[Part, dict[str, Torch]]]:
         """Return the inputs held out, with what the original gives for them.
@@ -159,7 +171,8 @@ class _Tuner:
 
     def tune(self, progress: Progress) -> Tuned:
         """Return the network, trained."""
-        self._check_same()
+        feeds = self._few if self._student.rounds else [part.feeds for part, _ in self._judged_on]
+        check_same(self._optimised, self._student, feeds)
         options = self._options
         advance = progress.stage("tune", 1.0)
 
@@ -187,24 +200,6 @@ class _Tuner:
             self._samples,
         )
 
-    def _check_same(self) -> None:
-        """Raise UnsupportedModelError where PyTorch computes something else than onnxruntime."""
-        tensors = self._objective.tensors
-        wanted = _run(expose(self._optimised, tensors), tensors, (part.feeds for part, _ in self._judged_on))
-        for (part, _), expected in zip(self._judged_on, wanted, strict=True):
-            with torch.no_grad():
-                found = _arrays(self._student.run(part.feeds))
-            for name, values in expected.items():
-                error = math.inf
-                if found[name].shape == values.shape:
-                    norm = float(np.linalg.norm(values.astype(np.float64)))
-                    error = float(np.linalg.norm(found[name].astype(np.float64) - values)) / (norm or 1.0)
-                if not error <= _TOLERANCE:
-                    raise UnsupportedModelError(
-                        f"PyTorch computes something else for tensor '{name}' of OPTIMISED than onnxruntime (relative "
-                        f"error {error:.2g}), so it cannot be fine-tuned; please report this with the network"
-                    )
-
     def _loss(self, batch: Batch) -> float:
         """Return the loss of a batch; its gradients are added to the parameters'."""
         total = 0.0
@@ -231,31 +226,17 @@ class _Tuner:
 
     def _verified(self, found: Outcome) -> tuple[ModelProto, tuple[float, float]]:
         """Return the network with the best weights if onnxruntime too finds it better, else that which was given."""
-        before = self._run_as_written(self._optimised)
+        before = self.run_as_written(self._optimised)
         if not found.is_better:
             return self._optimised, (before, before)
         model = self._student.model(found.best)
-        after = self._run_as_written(model)
+        after = self.run_as_written(model)
         return (model, (before, after)) if after < before else (self._optimised, (before, before))
 
-    def _run_as_written(self, model: ModelProto) -> float:
+    def run_as_written(self, model: ModelProto) -> float:
         """Return the figure of a network run by onnxruntime, on the inputs held out."""
-        tensors = self._objective.tensors
-        outputs = _run(expose(model, tensors), tensors, (part.feeds for part, _ in self._judged_on))
+        tensors = self._objective.judged_tensors
+        outputs = outputs_of(model, tensors, (part.feeds for part, _ in self._judged_on))
         device = self._options.device
         given: Any = ({name: torch.from_numpy(value).to(device) for name, value in one.items()} for one in outputs)
         return self._figure((part, mine, its) for (part, its), mine in zip(self._judged_on, given, strict=True))
-
-
-def _run(model: ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> Iterable[dict[str, NDArray[Any]]]:
-    """Yield what onnxruntime computes, in the order of the feeds."""
-    session = open_session(model, all_threads())
-    names = {value.name for value in session.get_inputs()}
-    for one in feeds:
-        with running(one):
-            found = session.run(list(tensors), {name: one[name] for name in names})
-        yield dict(zip(tensors, found, strict=True))
-
-
-def _arrays(found: dict[str, Torch]) -> dict[str, NDArray[Any]]:
-    return {name: value.detach().cpu().numpy() for name, value in found.items()}

@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxlowrank.errors import OptionError, UnsupportedModelError
+from onnxlowrank.errors import NothingToTrainError, UnsupportedModelError
 from onnxlowrank.graph.index import is_standard
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.walk import needed, reads
 from onnxlowrank.tune.network import is_known
+from onnxlowrank.tune.quantised import dequantised_constants, source_of
 
 CHAINS, ABOVE, ALL = "chains", "above", "all"
 MODES = (CHAINS, ABOVE, ALL)
 
 _REAL = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_MOVED = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_MOVED = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def trained_weights(original: ModelProto, optimised: ModelProto, mode: str, judg
         judged: Tensors that outputs are judged by; what these do not depend on is not trained.
 
     Raises:
-        OptionError: There is nothing to train in this mode.
+        NothingToTrainError: There is nothing to train in this mode.
         UnsupportedModelError: The network is too large, or no gradient reaches any of it.
     """
     if is_large(optimised):
@@ -69,17 +70,20 @@ def trained_weights(original: ModelProto, optimised: ModelProto, mode: str, judg
             "the optimised network is beyond 2 GiB, which cannot be fine-tuned; give a smaller one"
         )
     nodes = needed(optimised.graph.node, judged)
-    chains = {_key(node) for node in chain_nodes(original, optimised)}
-    if mode != ALL and not chains:
-        raise OptionError(f"OPTIMISED has no layer that ORIGINAL has not, so --tune {mode} has nothing to begin with")
     readers = dict(_weights(optimised, nodes))
+    layers = {_key(node) for its in readers.values() for node in its}
+    chains = layers.intersection(map(_key, chain_nodes(original, optimised)))
+    if mode != ALL and not chains:
+        raise NothingToTrainError(
+            f"OPTIMISED has no layer that ORIGINAL has not, so --tune {mode} has nothing to begin with; use --tune all"
+        )
     if mode == CHAINS:
         chosen = {name: its for name, its in readers.items() if chains & {_key(node) for node in its}}
     elif mode == ABOVE:
         fixed = _upstream(nodes, [node for node in nodes if _key(node) in chains])
         chosen = {name: its for name, its in readers.items() if not fixed & {_key(node) for node in its}}
         if not chosen:
-            raise OptionError(
+            raise NothingToTrainError(
                 "--tune above leaves nothing to train: the last layer is approximated itself; use --tune chains or all"
             )
     else:
@@ -132,7 +136,8 @@ def _write(tensor: TensorProto, found: NDArray[np.floating]) -> None:
     elif tensor.double_data:
         tensor.double_data[:] = values.ravel().tolist()
     elif tensor.int32_data:
-        tensor.int32_data[:] = values.ravel().view(np.uint16).tolist()
+        whole = values if np.issubdtype(values.dtype, np.integer) else values.view(np.uint16)
+        tensor.int32_data[:] = whole.ravel().tolist()
     else:
         tensor.float_data[:] = values.ravel().tolist()
 
@@ -141,6 +146,7 @@ def _weights(model: ModelProto, nodes: Sequence[NodeProto]) -> Iterator[tuple[st
     """Yield the names of constants that multiply in layers or are added there, and the nodes that read them."""
     real = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _REAL}
     real -= {info.name for info in model.graph.input}
+    real |= dequantised_constants(model).keys()
     writers = {name: node for node in nodes for name in node.output}
     for node in nodes:
         if is_standard(node, "Constant") and any(
@@ -163,7 +169,8 @@ def _operands(node: NodeProto, writers: Mapping[str, NodeProto]) -> list[str]:
     if is_standard(node, "MatMul"):
         return list(node.input)
     if is_standard(node, "Add") and any(
-        name in writers and is_standard(writers[name], "MatMul") for name in node.input
+        source in writers and is_standard(writers[source], "MatMul")
+        for source in (source_of(name, writers) for name in node.input)
     ):
         return list(node.input)
     return []

@@ -9,14 +9,21 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from helpers.models import run
-from helpers.pairs import pair
+from helpers.int8 import quantised
+from helpers.models import parse, run
+from helpers.pairs import pair, samples
 from helpers.processes import EARLIER, Command, finish, folders, images, start
 
 pytest.importorskip("torch")
 
 NETWORKS = ("finetune", "../in/net.onnx", "../in/fast.onnx", "out.onnx")
-GOOD = (*NETWORKS, "--data", "../in/images", "--preprocess", "unit")
+DATA = ("out.onnx", "--data", "../in/images", "--preprocess", "unit")
+GOOD = (*NETWORKS[:3], *DATA)
+INT8 = ("finetune", "../in/net.onnx", "../in/int8.onnx", *DATA)
+DYNAMIC = """g (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+    q, s, z = DynamicQuantizeLinear (x)  d = DequantizeLinear (q, s, z)  p = GlobalAveragePool (d)
+    f = Flatten (p)  y = Gemm <transB = 1> (f, w)
+}"""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +39,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given.mkdir()
     for name, model in zip(("net", "fast"), pair(), strict=True):
         (given / f"{name}.onnx").write_bytes(model.SerializeToString())
+    for name, model in zip(("alone", "int8"), pair(), strict=True):
+        (given / f"{name}.onnx").write_bytes(quantised(model, samples(16), weight_bits=7).SerializeToString())
+    dynamic = parse(DYNAMIC, w=np.ones((5, 3), np.float32))
+    (given / "dynamic.onnx").write_bytes(dynamic.SerializeToString())
     images(given / "images", 48)
     images(given / "three", 3)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
@@ -47,7 +58,7 @@ def test_it_writes_and_reports(command: Command) -> None:
     schema = Path(__file__).parents[2] / "onnxlowrank" / "report" / "schema" / "finetune.json"
     jsonschema.validate(found, json.loads(schema.read_text()))
     assert found["loss_after"] < found["loss_before"]
-    assert (found["labels"], found["augment"]) == (True, ["flip", "shift"])
+    assert (found["labels"], found["augment"]) == (False, ["flip", "shift"])
     assert (found["samples"], found["held_out"], found["steps"]) == (42, 6, 25)
     assert found["after"]["relative_error"] != found["before"]["relative_error"]
     assert ended.files == ["out.onnx", "r.html"]
@@ -59,9 +70,25 @@ def test_it_writes_and_reports(command: Command) -> None:
     assert (run(written, x=x)[0] != run(given, x=x)[0]).any()
 
 
+def test_int8_networks(command: Command) -> None:
+    ended = command(*INT8, "--steps", "25", "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["loss_after"] < found["loss_before"]
+    written = onnx.load(ended.folder / "out.onnx")
+    assert "QuantizeLinear" in {node.op_type for node in written.graph.node}
+    assert ended.files == ["out.onnx"]
+
+
 REFUSED = {
+    "another kind of int8": (("finetune", "../in/net.onnx", "../in/dynamic.onnx", *DATA), "E103", "is a Dynamic"),
+    "int8 without a chain": (
+        ("finetune", "../in/net.onnx", "../in/alone.onnx", *DATA, "--tune", "chains"),
+        "E303",
+        "all",
+    ),
     "three images": ((*NETWORKS, "--data", "../in/three"), "E203", "there are only 3 images in"),
-    "labels that do not fit": ((*NETWORKS, "--data", "../in/wrong.npz"), "E203", "there is a class 6, but"),
+    "labels that do not fit": ((*NETWORKS, "--data", "../in/wrong.npz", "--labels"), "E203", "there is a class 6, but"),
 }
 
 

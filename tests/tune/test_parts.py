@@ -21,7 +21,7 @@ from onnxlowrank.tune.augment import Augmentation
 from onnxlowrank.tune.budget import Budget, cosine
 from onnxlowrank.tune.objective import Objective, Term
 from onnxlowrank.tune.samples import Samples
-from onnxlowrank.tune.terms import hint_names, hint_terms, judged_pair, judged_term
+from onnxlowrank.tune.terms import hint_pairs, hint_terms, judged_pair, judged_term
 from onnxlowrank.tune.weights import trained_weights
 
 torch = pytest.importorskip("torch")
@@ -128,16 +128,16 @@ def test_a_loss_of_labels_and_hints():
 def test_hints_are_in_front_of_layers_that_training_moves():
     original, optimised = pair()
     trained = {mode: trained_weights(original, optimised, mode, ["y"]) for mode in ("all", "chains", "above")}
-    assert hint_names(original, optimised, trained["all"], ["y"]) == ["q", "b"]
-    assert hint_names(original, optimised, trained["chains"], ["y"]) == []
-    assert hint_names(original, optimised, trained["above"], ["y"]) == []
+    assert hint_pairs(original, optimised, trained["all"], ["y"]) == [("q", "q"), ("b", "b")]
+    assert hint_pairs(original, optimised, trained["chains"], ["y"]) == []
+    assert hint_pairs(original, optimised, trained["above"], ["y"]) == []
     one = normal(RNG, 4, 3)
     terms = hint_terms(
-        ["near", "same", "far", "else"],
+        [("near", "n"), ("same", "same"), ("far", "far"), ("else", "else")],
         [[one]] * 4,
         [[one + 0.1 * normal(RNG, 4, 3)], [one], [normal(RNG, 4, 3) * 3], [normal(RNG, 4, 2)]],
     )
-    assert [term.tensor for term in terms] == ["near"]
+    assert [(term.tensor, term.reference) for term in terms] == [("near", "n")]
 
 
 def test_what_a_softmax_is_of_is_compared_in_its_place():

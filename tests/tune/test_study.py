@@ -33,6 +33,22 @@ def test_nothing_better_is_said_too():
     assert found.after.relative_error == 0
 
 
+def test_it_goes_on_from_what_it_wrote(tmp_path):
+    """Training by parts: what is still gained with a third of the steps each time, and never lost."""
+    original, model = pair()
+    losses = []
+    for part in range(3):
+        output = tmp_path / f"{part}.onnx"
+        found = onnxlowrank.finetune(original, model, output, data=samples(), steps=20)
+        losses += [found.tuned.figures[0]] if part == 0 else []
+        assert found.tuned.figures[0] == pytest.approx(losses[-1], rel=1e-6)
+        losses.append(found.tuned.figures[1])
+        model = output
+    assert sorted(losses, reverse=True) == losses
+    assert losses[2] < losses[1] < losses[0]
+    assert losses[3] < 0.7 * losses[0]
+
+
 def test_what_does_not_belong_together(tmp_path):
     original, optimised = pair()
     other = pair()[1]
