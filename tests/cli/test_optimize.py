@@ -310,6 +310,18 @@ def test_full_run(command: Command, place: Path) -> None:
     assert (again.folder / "out.onnx").read_bytes() == (ended.folder / "out.onnx").read_bytes()
 
 
+def test_int8_twice(command: Command) -> None:
+    """What rounding does to layers and drafts is measured, too, and enters the selection: the same each time."""
+    ended, again = (command("optimize", *GOOD, "--preprocess", "unit", "--precision", "int8", "-v") for _ in range(2))
+    assert ended.code == 0
+    for words in ("n_c in int8 has noise of", "times as noisy"):
+        assert words in ended.err
+    found = loads(ended.folder / "out.onnx")
+    assert any("/lowrank/" in node.name for node in found.graph.node)
+    assert any(node.op_type == "DequantizeLinear" for node in found.graph.node)
+    assert (again.folder / "out.onnx").read_bytes() == (ended.folder / "out.onnx").read_bytes()
+
+
 def test_unreachable_speedup_writes_the_best(command: Command) -> None:
     ended = command("optimize", *GOOD, "--speedup", "50")
     assert (ended.code, ended.err) == (3, "")
