@@ -117,7 +117,7 @@ class Int8Layer:
 
 def largest_weight(weight_bits: int) -> int:
     """Return the number of steps that weights of 8 bits, or of 7, have to either side of zero."""
-    return 2 ** (weight_bits - 1) - (weight_bits == 8)
+    return {7: 64, 8: 127}[weight_bits]
 
 
 def map_axis(node: NodeProto) -> int:

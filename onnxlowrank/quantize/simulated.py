@@ -79,7 +79,8 @@ def on_grid(values: NDArray[np.float32], ends: Range) -> NDArray[np.float32]:
     """Return numbers as they are once they have been rounded to 256 steps of a usable range."""
     scale, zero = grid(ends)
     steps = np.clip(np.rint(values / np.float32(scale)), -zero, LEVELS - zero)
-    return (steps * np.float32(scale)).astype(np.float32)
+    rounded: NDArray[np.float32] = steps.astype(np.float32) * np.float32(scale)
+    return rounded
 
 
 def with_weights_on_grid(chain: Chain, weight_bits: int) -> Chain:
