@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.load import load
+from onnxlowrank.graph.load import load, save
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
@@ -38,11 +39,14 @@ from onnxlowrank.passes import chosen_passes
 from onnxlowrank.passes.base import Candidate
 from onnxlowrank.plan.applicability import applicable_passes
 from onnxlowrank.plan.candidates import find_candidates
+from onnxlowrank.plan.int8_losses import Int8Losses
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Silent
+from onnxlowrank.quantize.int8 import Int8, ready_for_int8
+from onnxlowrank.temporary import Scratch
 
 LOST = {"top-1 drop (points)": "{:.1f}", "same class": "{:.1f} %", "KL divergence": "{:.4f}"}
 """Columns of :func:`lost`."""
@@ -69,6 +73,15 @@ def arguments(description: str | None, inputs: int = 200, test_inputs: int | Non
     parser.add_argument("--inputs", type=int, default=inputs, help="calibration inputs")
     add_result_options(parser)
     return parser
+
+
+def ready_copy(args: argparse.Namespace) -> Scratch:
+    """Let the arguments name a copy of the network that can be made int8; it goes with what is returned."""
+    scratch = Scratch()
+    copy = scratch.folder / Path(args.model).name
+    save(ready_for_int8(load(args.model)), copy)
+    args.model = str(copy)
+    return scratch
 
 
 def preprocess(args: argparse.Namespace) -> Preprocess:
@@ -177,6 +190,10 @@ class Prepared:
     def sensitivities(self) -> SensitivityLosses:
         """Return measured losses, the default of the tool."""
         return SensitivityLosses(self.about, self.drafts, self.candidates, class_measures(self.about.model), Silent())
+
+    def int8_losses(self, float32: SensitivityLosses, int8: Int8) -> Int8Losses:
+        """Return what candidates lose in int8, given what their approximation does."""
+        return Int8Losses(float32, int8, self.about, self.drafts, self.candidates, self.measures, Silent())
 
     def fitter(self, threads: int) -> Fitter:
         """Return what fits plans."""

@@ -19,13 +19,12 @@ from itertools import product
 from pathlib import Path
 
 import onnx
-from common import LOST, agreement, arguments, lost, prepare, some_inputs
+from common import LOST, agreement, arguments, lost, prepare, ready_copy, some_inputs
 from matplotlib.figure import Figure
 from tables import Cell, result_name, write_results
 
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.goal import SPEEDUP, WEIGHT_BITS, Goal
-from onnxlowrank.graph.load import load, save
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.hardware import adds_int8_exactly
 from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
@@ -36,9 +35,8 @@ from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.mixed_goals import mixed_network_for
 from onnxlowrank.plan.network import INT8_SUBJECT, Network
 from onnxlowrank.progress import Silent
-from onnxlowrank.quantize.int8 import BIASES, WEIGHTS, Int8, observed_ranges, ready_for_int8
+from onnxlowrank.quantize.int8 import BIASES, WEIGHTS, Int8, observed_ranges
 from onnxlowrank.quantize.ranges import Ranging, least_squares, percentile, whole
-from onnxlowrank.temporary import Scratch
 
 COLUMNS = {
     "network": "",
@@ -105,10 +103,7 @@ def main() -> None:
     args = options()
     bits, name = WEIGHT_BITS[args.int8_weights], result_name(args)
     rows: list[list[Cell]] = []
-    scratch = Scratch()
-    converted = scratch.folder / Path(args.model).name
-    save(ready_for_int8(load(args.model)), converted)
-    args.model = str(converted)
+    scratch = ready_copy(args)
 
     def is_wanted(way: str) -> bool:
         return any(part in way for part in args.ways.split(","))
@@ -151,10 +146,10 @@ def main() -> None:
                 reached.append(ratio)
         int8 = int8_of(network, inputs, least_squares, True, WEIGHTS, bits)
         together = replace(network, int8=int8, measures=prepared.measures)
-        timer = prepared.timer(args.threads, int8.outline, INT8_SUBJECT)
-        builder = NetworkBuilder(together, prepared.candidates, losses, select_exactly, fitter, Silent())
+        timer, rounded = prepared.timer(args.threads, int8.outline, INT8_SUBJECT), prepared.int8_losses(losses, int8)
+        builder = NetworkBuilder(together, prepared.candidates, rounded, select_exactly, fitter, Silent())
         alone, how = builder.int8_alone(), ("least squares", "yes", WEIGHTS)
-        model_of_int8 = LatencyModel(together, prepared.candidates, losses, timer)
+        model_of_int8 = LatencyModel(together, prepared.candidates, rounded, timer)
         for speedup in args.int8_speedups or reached:
             if is_wanted(TOGETHER):
                 made = network_for_speedup(builder, model_of_int8, speedup, alone)
@@ -164,6 +159,7 @@ def main() -> None:
                 show(f"{MIXED}, {speedup:.3g}x", made.model, *how)
     title = f"Int8 and low rank: {Path(args.model).stem}, weights of {bits} bits, {args.threads} thread(s)"
     write_results(args, name, title, COLUMNS, rows, plot=args.plot)
+    scratch.remove()
 
 
 if __name__ == "__main__":

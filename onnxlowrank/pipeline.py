@@ -52,6 +52,7 @@ from onnxlowrank.plan.drop import split_for_drop
 from onnxlowrank.plan.goals import network_for
 from onnxlowrank.plan.held_out_loss import HeldOutLoss
 from onnxlowrank.plan.int8_alone import Int8Alone
+from onnxlowrank.plan.int8_losses import Int8Losses
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.mixed_goals import mixed_network_for
 from onnxlowrank.plan.network import FP16_SUBJECT, INT8_SUBJECT, Network
@@ -240,6 +241,8 @@ def optimize_each(
         if options.precision in QUANTISED:
             judged = [one.tensor for one in measures]
             int8 = int8_of(normalised, layers, stacked, judged, options.weight_bits, progress)
+            if options.selection == EXACT:
+                losses = Int8Losses(losses, int8, calibration, drafts, candidates, measures, progress)
         times, at_once = Cache(), stacked.batch // inputs.batch
         half = Half(stacked) if int8 is None and (options.precision == FP16 or is_half(original)) else None
         timer = ChainTimer(where, times)

@@ -8,7 +8,9 @@ from test_int8 import int8_nodes, network, speeds
 from test_pipeline import smooth
 
 from onnxlowrank import OptionError, optimize
-from onnxlowrank.plan import builder, drop, mixing, search
+from onnxlowrank.plan import builder, drop, mixed_goals, mixing, search
+from onnxlowrank.plan.int8_losses import Int8Losses
+from onnxlowrank.plan.sensitivity import SensitivityLosses
 
 MIXED = {"precision": "mixed", "passes": ["channel"]}
 WEIGHTED = 4
@@ -64,6 +66,14 @@ def test_within_a_drop_layers_that_lose_too_much_are_float32(monkeypatch):
     assert mixed.reached
     assert {layer.precision for layer in mixed.layers} == {"int8", "float32"}
     assert 1 < mixed.latency_speedup < 1 + WEIGHTED / 2
+
+
+def test_the_plan_in_float32_is_made_without_what_rounding_adds(monkeypatch):
+    seen, real = [], mixed_goals.LatencyModel
+    monkeypatch.setattr(mixed_goals, "LatencyModel", lambda *about: seen.append(about[2]) or real(*about))
+    optimize(network(), calibration=smooth(24), evaluate=smooth(16, seed=9), speedup=1.9, **MIXED)
+    assert [type(one) for one in seen] == [Int8Losses, SensitivityLosses]
+    assert seen[0].float32 is seen[1]
 
 
 @pytest.mark.parametrize("goal", [{"max_size": 1000}, {"max_macs": 1000}, {"target": "macs", "speedup": 2}])

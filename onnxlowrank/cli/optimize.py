@@ -24,10 +24,10 @@ from onnxlowrank.cli.options import (
     this_command,
 )
 from onnxlowrank.cli.parsing import COUNTS, SIZES, TIMES, by_hand, measures, names, quantity, shape
-from onnxlowrank.cli.stages import stages
+from onnxlowrank.cli.stages import INT8_SHARES, SHARES, stages
 from onnxlowrank.cli.writing import as_html, begin_writing, write_and_show
 from onnxlowrank.destinations import OUTPUT
-from onnxlowrank.goal import FLOAT32
+from onnxlowrank.goal import FLOAT32, QUANTISED
 from onnxlowrank.graph.custom_ops import custom_operators
 from onnxlowrank.pipeline import optimize as run
 from onnxlowrank.report.optimize import optimisation_report
@@ -160,7 +160,8 @@ def optimize(
     written = {OUTPUT: output, "--report": report, "--html": html}
     begin_writing(context, written, [model], {"--calibration": calibration, "--evaluate": evaluate})
     how = images.read()
-    with custom_operators(custom_ops or ()), stages(verbose, whole=True) as progress:
+    shares = INT8_SHARES if precision in QUANTISED else SHARES
+    with custom_operators(custom_ops or ()), stages(verbose, shares) as progress:
         result = run(
             model,
             output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,7 +18,11 @@ _PREPARATION = "preparation"
 _TELL_EVERY = 30.0
 """Seconds between lines of how a stage stands."""
 
-_SHARES = {
+_INT8_ALONE = "int8 alone"
+_OF_INT8_ALONE = "quantise", "measure", "compare"
+"""Stages that come before the first fit where int8 alone is made."""
+
+SHARES = {
     _PREPARATION: 0.01,
     "gradients": 0.0,
     "statistics": 0.11,
@@ -27,11 +31,26 @@ _SHARES = {
     "plan": 0.33,
     "fit": 0.12,
     "tune": 0.0,
-    "quantise": 0.0,
     "measure": 0.06,
     "compare": 0.04,
 }
 """About what every stage takes of a whole run of ``optimize``, in their order; some may come again."""
+INT8_SHARES = {
+    _PREPARATION: 0.01,
+    "gradients": 0.0,
+    "statistics": 0.05,
+    "candidates": 0.06,
+    "sensitivity": 0.05,
+    "ranges": 0.01,
+    _INT8_ALONE: 0.09,
+    "plan": 0.48,
+    "fit": 0.13,
+    "tune": 0.0,
+    "quantise": 0.04,
+    "measure": 0.03,
+    "compare": 0.05,
+}
+"""The same where the network becomes int8, as ``models/vgg_cifar10.onnx`` did at 6x, planned and fitted twice."""
 
 
 class Stages:
@@ -41,16 +60,17 @@ class Stages:
         seconds: Of every kind of stage, in the order of the first of each. One may begin within another.
     """
 
-    def __init__(self, progress: Progress, by_line: bool, whole: bool = False) -> None:
+    def __init__(self, progress: Progress, by_line: bool, shares: Mapping[str, float] | None = None) -> None:
         """Begin.
 
         Args:
             progress: Draws the bars.
             by_line: Whether every stage gets a line on standard error.
-            whole: Whether these are the stages of one run of ``optimize``: a bar more then shows how far that is.
+            shares: What stages take of one run of ``optimize``: a bar more then shows how far that is.
         """
         self._progress, self._by_line = progress, by_line
-        self._whole = progress.add_task("in all", total=1.0, left="") if whole else None
+        self._shares = shares or {}
+        self._whole = progress.add_task("in all", total=1.0, left="") if shares else None
         self.seconds: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         self._told = -_TELL_EVERY
@@ -89,10 +109,12 @@ class Stages:
 
     def _show(self, title: str, share: float) -> None:
         """Show how far the whole run is, and what is left if the rest goes on as so far; it never goes back."""
-        if self._whole is None or title not in _SHARES:
+        if title in _OF_INT8_ALONE and "fit" not in self._tasks:
+            title = _INT8_ALONE
+        if self._whole is None or title not in self._shares:
             return
-        before = list(_SHARES).index(title)
-        reached = sum(list(_SHARES.values())[:before]) + min(share, 1.0) * _SHARES[title]
+        before = list(self._shares).index(title)
+        reached = sum(list(self._shares.values())[:before]) + min(share, 1.0) * self._shares[title]
         done = max(reached, self._progress.tasks[self._whole].completed)
         left = (self._since - self._begin) * (1 - done) / done if done else 0.0
         self._progress.update(self._whole, completed=done, left=f"about {left:.0f} s left")
@@ -105,12 +127,12 @@ class Stages:
 
 
 @contextmanager
-def stages(verbose: bool, whole: bool = False) -> Iterator[Stages]:
+def stages(verbose: bool, shares: Mapping[str, float] | None = None) -> Iterator[Stages]:
     """Yield what shows the stages: by the log, where it is on, by bars that go with the work, or by lines.
 
     Args:
         verbose: Whether the log is on.
-        whole: See :class:`Stages`.
+        shares: See :class:`Stages`.
     """
     console = Console(stderr=True)
     columns = (
@@ -123,7 +145,7 @@ def stages(verbose: bool, whole: bool = False) -> Iterator[Stages]:
     by_line = not (verbose or console.is_terminal)
     hidden = not console.is_terminal or verbose
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        shown = Stages(progress, by_line, whole)
+        shown = Stages(progress, by_line, shares)
         yield shown
     shown.count()
     total = sum(shown.seconds.values())

@@ -9,7 +9,7 @@ keep some of these, which then take nothing back: that is not accounted for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from onnxlowrank.graph.probe import Probe, unused_ending, with_only_outputs
 from onnxlowrank.graph.successors import next_layers
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
+from onnxlowrank.quantize.observe import activations
 
 Outputs = list[NDArray[np.generic]]
 
@@ -81,12 +82,41 @@ class LayerSensitivity:
         the chain and the next layers are refitted. It takes least where layers come in their order: the network is run
         from the layer before, not from its inputs.
         """
+        true = self._reach(layer, self._next[layer.name])
+        return [self._loss(layer, chain, true) for chain in chains]
+
+    def read_by(self, layer: Layer) -> Iterator[NDArray[np.float32]]:
+        """Yield what a layer reads at its first place, one feed after the other; it takes least in their order."""
+        self._reach(layer, [])
+        model, inputs = self._prefix_cache.rest({})
+        yield from (one[layer.input] for one in activations(model, [layer.input], inputs, lambda amount: None))
+
+    def moved_by(
+        self, layer: Layer, chain: Chain, finish: Callable[[onnx.ModelProto], onnx.ModelProto]
+    ) -> float | None:
+        """Return how far the outputs move with a chain that nothing takes back; None where they do not depend on it.
+
+        Args:
+            layer: The one that :meth:`read_by` or :meth:`losses` was asked about last.
+            chain: In its place.
+            finish: Makes of what is left of the network with the chain the one that is run.
+        """
+        if not self._is_judged(layer):
+            return None
+        model, inputs = self._prefix_cache.rest({layer.name: chain})
+        return self._objective.loss(outputs_of(finish(model), inputs))
+
+    def _reach(self, layer: Layer, behind: Sequence[Layer]) -> dict[str, Rows]:
+        """Run the network up to a layer; return the true responses of this one and of others behind it."""
         if self._depths[layer.name] < self._depth:
             self._prefix_cache = self._from_the_inputs()
         self._depth = self._depths[layer.name]
-        probes = self._probes([layer, *self._next[layer.name]])
-        true = self._joined(self._prefix_cache.sample({}, probes, layer.input, lambda amount: None))
-        return [self._loss(layer, chain, true) for chain in chains]
+        return self._joined(
+            self._prefix_cache.sample({}, self._probes([layer, *behind]), layer.input, lambda amount: None)
+        )
+
+    def _is_judged(self, layer: Layer) -> bool:
+        return not self._judging.isdisjoint(place.output for place in layer.places)
 
     def _loss(self, layer: Layer, chain: Chain, true: Mapping[str, Rows]) -> tuple[float, float]:
         """Return what is lost where the chain computes a layer, given its true response and those of the next ones."""
@@ -96,7 +126,7 @@ class LayerSensitivity:
         changed = self._responses(chains, following) if following else {}
         chains |= {one.name: refit(as_chain(one), one, changed[one.name], true[one.name]) for one in following}
         lost = (mine - found).var(axis=0, dtype=np.float64).sum() / max(mine.var(axis=0, dtype=np.float64).sum(), _TINY)
-        if self._judging.isdisjoint(place.output for place in layer.places):
+        if not self._is_judged(layer):
             return float(lost), float(lost)
         return float(lost), self._objective.loss(outputs_of(*self._prefix_cache.rest(chains)))
 

@@ -13,6 +13,7 @@ from onnxlowrank.measure.lowerings import Lowerings
 from onnxlowrank.plan.builder import FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.drop import network_for_drop, search_for_drop
 from onnxlowrank.plan.goals import NOT_NEEDED, network_for_speedup, timed_tradeoff
+from onnxlowrank.plan.int8_losses import Int8Losses
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.mixing import Mixing
 
@@ -53,8 +54,9 @@ def mixed_network_for(
     float32_timer = ChainTimer(network.target, network.times)
     float32_network = replace(network, int8=None, lowering=Lowerings(float32_timer))
     int8 = _Way(builder, LatencyModel(network, builder.candidates, builder.losses, timer))
-    float32_builder = replace(builder, network=float32_network)
-    float32 = _Way(float32_builder, LatencyModel(float32_network, builder.candidates, builder.losses, float32_timer))
+    losses = builder.losses.float32 if isinstance(builder.losses, Int8Losses) else builder.losses
+    float32_builder = replace(builder, network=float32_network, losses=losses)
+    float32 = _Way(float32_builder, LatencyModel(float32_network, builder.candidates, losses, float32_timer))
     mixing = Mixing(builder, network.int8)
     if goal.kind == MAX_DROP:
         fitted = network_for_drop(

@@ -58,7 +58,7 @@ def equalised(
     written = rewrite(model, layers, chains)
     own = {node.name for node in model.graph.node}
     inner = {
-        layer.name: _inner_tensors(written, own, layer, chains[layer.name]) for layer in layers if layer.name in chains
+        layer.name: inner_tensors(written, own, layer, chains[layer.name]) for layer in layers if layer.name in chains
     }
     axes = {name: 1 for layer in layers if layer.is_conv for found in inner.get(layer.name, ()) for name in found}
     sizes: dict[str, Scales] = {}
@@ -117,8 +117,15 @@ def _times(weight: FloatArray, scales: Scales) -> FloatArray:
     return (weight * scales).astype(weight.dtype)
 
 
-def _inner_tensors(written: onnx.ModelProto, own: set[str], layer: Layer, chain: Chain) -> list[list[str]]:
-    """Return, behind every link but the last, the tensor at each place of a layer."""
+def inner_tensors(written: onnx.ModelProto, own: set[str], layer: Layer, chain: Chain) -> list[list[str]]:
+    """Return, behind every link but the last, the tensor at each place of a layer.
+
+    Args:
+        written: A network with the chain in place of the layer.
+        own: Names of the nodes that it had before.
+        layer: The layer.
+        chain: The chain.
+    """
     places = []
     for place in layer.places:
         mine = [

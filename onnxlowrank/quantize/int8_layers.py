@@ -115,6 +115,11 @@ class Int8Layer:
         return found.reshape(found.shape[0] * found.shape[1], self.group, -1)
 
 
+def largest_weight(weight_bits: int) -> int:
+    """Return the number of steps that weights of 8 bits, or of 7, have to either side of zero."""
+    return {7: 64, 8: 127}[weight_bits]
+
+
 def map_axis(node: NodeProto) -> int:
     """Return the axis of the maps in what a layer's node writes."""
     return 1 if node.op_type == "Conv" else -1

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 _BINS = 4096
 """That zero is one edge of; a histogram has half of them at least, unless all numbers are alike."""
-_LEVELS = 255
+LEVELS = 255
+"""Steps of a range."""
 _SHARES = np.linspace(0.2, 1.0, 41).tolist()
 """Of the whole range: the clips that are tried."""
 _TURNS = 4
@@ -154,15 +155,23 @@ def least_squares(seen: Histogram) -> Range:
 
 def rounding_error(seen: Histogram, ends: Range) -> float:
     """Return the mean square by which numbers are off that were rounded to 256 steps, as onnxruntime places them."""
-    low, high = min(ends.low, 0.0), max(ends.high, 0.0)
-    if not high > low:
+    if not max(ends.high, 0.0) > min(ends.low, 0.0):
         return math.inf
-    scale = (high - low) / _LEVELS
-    zero = round(-low / scale)
+    scale, zero = grid(ends)
     full = np.flatnonzero(seen.counts)
     values, counts = seen.centres[full], seen.counts[full]
-    steps = np.clip(np.rint(values / scale) + zero, 0, _LEVELS) - zero
+    steps = np.clip(np.rint(values / scale) + zero, 0, LEVELS) - zero
     return float((steps * scale - values) ** 2 @ counts) / float(counts.sum())
+
+
+def grid(ends: Range) -> tuple[float, int]:
+    """Return the size of a step, and the number of steps below zero, of a range that is not empty.
+
+    Zero is one of the 256 numbers, as onnxruntime has it.
+    """
+    low, high = min(ends.low, 0.0), max(ends.high, 0.0)
+    scale = (high - low) / LEVELS
+    return scale, round(-low / scale)
 
 
 def _is_counted(seen: Histogram) -> bool:

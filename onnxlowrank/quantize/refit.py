@@ -24,7 +24,14 @@ from onnxlowrank.graph.outside import values as array_of
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.progress import Advance
 from onnxlowrank.quantize.forward import Forward
-from onnxlowrank.quantize.int8_layers import Float64Array, Int8Layer, int8_layers, map_axis, sampled_responses
+from onnxlowrank.quantize.int8_layers import (
+    Float64Array,
+    Int8Layer,
+    int8_layers,
+    largest_weight,
+    map_axis,
+    sampled_responses,
+)
 from onnxlowrank.quantize.observe import activations
 from onnxlowrank.quantize.qdq import chain_owner
 from onnxlowrank.quantize.row_moments import RowMoments
@@ -54,7 +61,7 @@ def refitted(
     """
     copy = ModelProto()
     copy.CopyFrom(int8)
-    layers, largest = int8_layers(copy), 2 ** (weight_bits - 1) - (weight_bits == 8)
+    layers, largest = int8_layers(copy), largest_weight(weight_bits)
     before = {node.name: node for node in float32.graph.node}
     constants = {tensor.name: tensor for tensor in float32.graph.initializer}
     rounded = {one.node.name for one in layers if weights and one.own_weight and one.columns <= _MOST_COLUMNS}

@@ -313,6 +313,26 @@ def test_full_run(command: Command, place: Path) -> None:
     assert (again.folder / "out.onnx").read_bytes() == (ended.folder / "out.onnx").read_bytes()
 
 
+SHORT = """
+from onnxlowrank.plan import builder
+measure = builder.measure_in_sessions
+builder.measure_in_sessions = lambda models, feeds, target, *_, **__: measure(models, feeds, target, 0.1)"""
+"""Times are looked at for no time: the goal is counted."""
+
+
+def test_int8_twice(command: Command) -> None:
+    """What rounding does to layers and drafts is measured, too, and enters the selection: the same each time."""
+    how = ("--preprocess", "unit", "--precision", "int8", "--passes", "channel,cp", "--speedup", "1.2", "-v")
+    ended, again = (command("optimize", *GOOD, "--only", "n_c", *how, before=SHORT) for _ in range(2))
+    assert ended.code == 0
+    for words in ("n_c in int8 has noise of", "times as noisy"):
+        assert words in ended.err
+    found = loads(ended.folder / "out.onnx")
+    assert any("/lowrank/" in node.name for node in found.graph.node)
+    assert any(node.op_type == "DequantizeLinear" for node in found.graph.node)
+    assert (again.folder / "out.onnx").read_bytes() == (ended.folder / "out.onnx").read_bytes()
+
+
 def test_unreachable_speedup_writes_the_best(command: Command) -> None:
     ended = command("optimize", *GOOD, "--speedup", "50")
     assert (ended.code, ended.err) == (3, "")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from onnxlowrank.cli import stages as module
-from onnxlowrank.cli.stages import Stages, stages
+from onnxlowrank.cli.stages import INT8_SHARES, SHARES, Stages, stages
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_stage_within_another_has_its_own_time(clock):
 
 def test_what_is_left_goes_by_what_it_took_so_far(clock):
     progress = Progress(console=Console(quiet=True), disable=True)
-    shown = Stages(progress, by_line=False, whole=True)
+    shown = Stages(progress, by_line=False, shares=SHARES)
     whole, seen = progress.tasks[0], []
     clock(1)
     for title, total in (("statistics", 4), ("candidates", 1), ("sensitivity", 2), ("plan", 1), ("sensitivity", 1)):
@@ -55,6 +55,30 @@ def test_what_is_left_goes_by_what_it_took_so_far(clock):
     assert seen[-1] == seen[-2] == pytest.approx(0.78)
     assert whole.fields["left"] == f"about {46 * 0.22 / 0.78:.0f} s left"
     shown.stage("another", 0)(1)
+
+
+def test_int8_alone_comes_before_the_plan(clock):
+    """It is quantised, measured and compared, as the network is in the end: the bar does not run ahead."""
+    progress = Progress(console=Console(quiet=True), disable=True)
+    shown = Stages(progress, by_line=False, shares=INT8_SHARES)
+    whole, seen = progress.tasks[0], []
+    alone = "quantise", "measure", "compare"
+    for title in ("statistics", "candidates", "sensitivity", "ranges", *alone, "plan", "fit", *alone):
+        clock(5)
+        shown.stage(title, 1)(1)
+        seen.append(whole.completed)
+    before = sum(INT8_SHARES[title] for title in ("preparation", "statistics", "candidates", "sensitivity", "ranges"))
+    assert seen == sorted(seen)
+    assert seen[3] == pytest.approx(before)
+    assert seen[4:7] == [pytest.approx(before + INT8_SHARES["int8 alone"])] * 3
+    assert seen[7] == pytest.approx(seen[6] + INT8_SHARES["plan"])
+    assert seen[9] == pytest.approx(seen[8] + INT8_SHARES["quantise"])
+    assert seen[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shares", [SHARES, INT8_SHARES])
+def test_shares_are_of_the_whole(shares):
+    assert sum(shares.values()) == pytest.approx(1, abs=0.02)
 
 
 def test_lines_where_there_is_no_terminal(clock, capfd):

@@ -4,16 +4,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers.int8 import feeds_of, small_network
+from helpers.int8 import ranges_of as observed_ranges
 from helpers.models import describe, error, node, normal, parse, residual_block, run, without_body
 
 from onnxlowrank.goal import FLOAT32, INT8
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.walk import walk
-from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.hardware import adds_int8_exactly
-from onnxlowrank.quantize.observe import observe
-from onnxlowrank.quantize.qdq import activations_of, precision_of, quantisable, quantise
+from onnxlowrank.quantize.qdq import precision_of, quantise
 from onnxlowrank.quantize.ranges import Range, least_squares, whole
 
 RNG = np.random.default_rng(8)
@@ -26,9 +26,7 @@ def batches(*shape, count=4):
 
 
 def ranges_of(model, feeds, ranging=whole):
-    inputs = Inputs(lambda index: {"x": feeds[index]}, len(feeds), len(feeds[0]), "random numbers")
-    seen = observe(model, activations_of(model, quantisable(model)), inputs, lambda amount: None)
-    return {name: ranging(one) for name, one in seen.items()}
+    return observed_ranges(model, feeds_of(np.concatenate(feeds), len(feeds[0])), ranging)
 
 
 def optimised(model, *feeds):
@@ -43,25 +41,7 @@ def optimised(model, *feeds):
 
 
 def plain():
-    """Return Conv-ReLU-pool-Conv-Concat-Gemm."""
-    return parse(
-        """g (float[N, 8, 8, 8] x) => (float[N, 5] y) {
-            a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-            r = Relu (a)
-            m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
-            c = Conv (m, w2, b2)
-            j = Concat <axis = 1> (c, m)
-            p = GlobalAveragePool (j)
-            f = Flatten (p)
-            y = Gemm <transB = 1> (f, w3, b3)
-        }""",
-        w1=normal(RNG, 16, 8, 3, 3),
-        b1=normal(RNG, 16),
-        w2=normal(RNG, 16, 16, 1, 1),
-        b2=normal(RNG, 16),
-        w3=normal(RNG, 5, 32),
-        b3=normal(RNG, 5),
-    )
+    return small_network(RNG)
 
 
 def test_everything_is_computed_in_integers(tmp_path):
@@ -267,10 +247,15 @@ def test_a_fully_connected_layer_is_exact_integer_arithmetic(bits, tmp_path):
 def exact(model, x):
     """Return the output of a quantised Gemm by int64 arithmetic ``[N, F]``."""
     known = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
-    scale, zero = known["x_scale"], int(known["x_zero_point"])
-    steps = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64) - zero
+    steps, scale = read_by(known, x)
     sums = steps @ known["w_quantized"].astype(np.int64).T + known["b_quantized"].astype(np.int64)
     return sums * (scale.astype(np.float64) * known["w_scale"].astype(np.float64))
+
+
+def read_by(known, x):
+    """Return the whole numbers of steps that a layer reads, and the size of a step, by a network's constants."""
+    scale, zero = known["x_scale"], int(known["x_zero_point"])
+    return np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64) - zero, scale
 
 
 @pytest.mark.parametrize("bits", [7, pytest.param(8, marks=needs_exact_sums)])
@@ -280,8 +265,7 @@ def test_a_convolution_is_exact_integer_arithmetic(bits, tmp_path):
     x = [np.abs(normal(RNG, 8, 16, 4, 4)) + 1 for _ in range(3)]
     found = quantise(model, ranges_of(model, x), weight_bits=bits)
     known = {one.name: onnx.numpy_helper.to_array(one) for one in found.graph.initializer}
-    scale, zero = known["x_scale"], int(known["x_zero_point"])
-    steps = np.clip(np.rint(x[0] / scale) + zero, 0, 255).astype(np.int64) - zero
+    steps, scale = read_by(known, x[0])
     sums = np.einsum("fc,nchw->nfhw", known["w_quantized"][:, :, 0, 0].astype(np.int64), steps)
     real = sums * (scale.astype(np.float64) * known["w_scale"].astype(np.float64))[:, None, None]
     _, (computed,) = optimised(found, x[0], tmp_path / "o.onnx")
