@@ -136,7 +136,7 @@ def conv(net: Drawing, x: Tensor) -> Tensor:
 
 
 def conv_transpose(net: Drawing, x: Tensor) -> Tensor:
-    """A transposed convolution: nothing we decompose."""
+    """A transposed convolution."""
     channels, size = x.shape[1], x.shape[2:]
     outputs, kernel, stride = net.whole(1, 4), net.whole(1, 3), net.whole(1, 2)
     out = [(s - 1) * stride + kernel for s in size]
