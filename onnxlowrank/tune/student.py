@@ -27,7 +27,7 @@ class Student:
     Attributes:
         parameters: What is trained, by name.
         outputs: The tensors that it gives.
-        nodes: What is differentiated.
+        nodes: What PyTorch computes.
         device: Of PyTorch.
     """
 
@@ -51,7 +51,6 @@ class Student:
                     moved.update(node.output)
             if not moved.intersection(node.output):
                 below.append(node)
-        self.nodes = above
         self._above = TorchNetwork(model, above, trained, outputs, device)
         self.parameters = self._above.parameters
         given = {info.name for info in model.graph.input}
@@ -62,10 +61,11 @@ class Student:
             self._below = TorchNetwork(model, below, [], self._between, device)
         elif self._between:
             self._session = open_session(expose(model, self._between), all_threads())
+        self.nodes = above if self._below is None else nodes
 
     @property
     def rounds(self) -> bool:
-        """Whether anything is rounded in what is differentiated."""
+        """Whether PyTorch rounds anything."""
         return is_quantised(self.nodes)
 
     def run(self, feeds: Feeds) -> dict[str, Torch]:

@@ -191,6 +191,17 @@ def test_it_gains_and_only_integers_change(bits):
     assert found.model.SerializeToString(deterministic=True) == before
 
 
+def test_rounding_in_front_of_what_is_trained_is_compared_step_by_step_too():
+    original, optimised = int8_pair()
+    trained = trained_weights(original, optimised, "above", ["y"]).weights
+    student = Student(optimised, trained, ["y"], "cpu")
+    assert student.rounds
+    compute = student.run
+    student.run = lambda feeds: {name: 1.05 * one for name, one in compute(feeds).items()}
+    check_same(optimised, student, [samples(4)[0]])
+    assert set(tuned(original, optimised, samples(), steps=4, tune="above").trained.weights) == set(trained)
+
+
 def test_figures_are_those_of_the_int8_networks_in_onnxruntime():
     original, optimised = int8_pair()
     inputs = samples()
