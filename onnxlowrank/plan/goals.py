@@ -18,12 +18,14 @@ from onnxlowrank.plan.cuts import Cost, Cuts, plan_with_cuts
 from onnxlowrank.plan.drop import network_for_drop
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.network import Network
-from onnxlowrank.plan.search import search_plan
+from onnxlowrank.plan.search import PlannedNetwork, search_plan
 from onnxlowrank.plan.selection import Choices, choices_of
 from onnxlowrank.plan.tradeoff import Tradeoff
 
 _FITS = 4
 """How many plans are looked for, should the network turn out slower than its outline, or much faster."""
+_DOUBTFUL = 1.04
+"""Networks faster than this times what their outline was are timed again."""
 NOT_NEEDED = "the goal is reached without it"
 
 
@@ -81,10 +83,10 @@ def network_for_speedup(
         planned = search_plan(builder.network, latency_model, builder.select, wanted, builder.progress)
         known = next((one for one in fitted if one.plan == planned.plan), None)
         one, slower = known or builder.build(planned.plan, planned.predicted), 1.0
-        if known or (planned.reached and not _as_asked(one, speedup)):
+        if known or (planned.reached and not _as_asked(one, speedup, planned)):
             one, slower = builder.timed_again(one)
         fitted = [*(other for other in fitted if other is not known), one]
-        if not planned.reached or _as_asked(one, speedup):
+        if not planned.reached or _as_asked(one, speedup, planned):
             break
         wanted = max(wanted * speedup / one.speedup if known else speedup * slower, 1.0)
     reached = [one for one in fitted if one.speedup >= speedup]
@@ -93,9 +95,9 @@ def network_for_speedup(
     )
 
 
-def _as_asked(fitted: FittedNetwork, speedup: float) -> bool:
-    """Return whether a network is as fast as was asked for, and not much faster."""
-    return speedup <= fitted.speedup <= TOO_FAST * speedup
+def _as_asked(fitted: FittedNetwork, speedup: float, planned: PlannedNetwork) -> bool:
+    """Return whether a network is as fast as was asked for, and not much faster, or no more so than its outline."""
+    return speedup <= fitted.speedup <= max(TOO_FAST * speedup, _DOUBTFUL * planned.speedup)
 
 
 def network_for_latency(
