@@ -17,8 +17,6 @@ from onnxlowrank.graph.layer import FloatArray
 _CONFIDENCE = 0.8
 """Mean probability of the most probable class above which the temperature is raised."""
 _HOTTEST = 1e3
-_LEAST_VARIANCE = 1e-6
-"""Of values, as a share of their mean square: what hardly varies is not known to more digits than float32 has."""
 
 _Arrays = Sequence[NDArray[np.generic]]
 
@@ -79,7 +77,7 @@ class _Values:
         variance = Variance()
         for array in before:
             variance.add(np.asarray(array))
-        self._scale = max(variance.sum, _LEAST_VARIANCE * variance.squares)
+        self._scale = variance.sum
 
     def loss(self, after: _Arrays) -> float:
         difference = 0.0

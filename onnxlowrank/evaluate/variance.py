@@ -42,11 +42,6 @@ class Variance:
         self._count = whole
 
     @property
-    def squares(self) -> float:
-        """Sum of the squared entries."""
-        return self._total_squares
-
-    @property
     def sum(self) -> float:
         """Sum of the squared distances from the means; 0 where the tensor never varies."""
         if self._by_map and self._count > 1:

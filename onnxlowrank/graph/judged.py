@@ -4,10 +4,6 @@ An output of real numbers is judged by itself. A mask, a label or a list of boxe
 changes says little about how near it was to changing. It is judged by the nearest tensors of real numbers that decide
 it: those in front of an ArgMax, a TopK, a Cast, a NonMaxSuppression or a ZipMap. So is an output of real numbers whose
 size depends on the data, since its rows appear and vanish.
-
-What a Concat joins has different meanings and units, like the coordinates of boxes, in pixels, and the probabilities of
-their classes: as one tensor, only the largest numbers would count. So its parts are judged one by one, as if they were
-outputs.
 """
 
 from __future__ import annotations
@@ -51,7 +47,6 @@ _SIZES = {
 }
 """Operators whose output's size is what these inputs say."""
 _RESHAPING = ("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
-_REARRANGING = (*_RESHAPING, "Transpose")
 _LARGE = 1024  # bytes of an initializer whose values tell no shape
 
 
@@ -61,7 +56,7 @@ class Judged:
 
     Attributes:
         tensor: Its name.
-        outputs: The outputs it decides or is a part of; itself alone where it is one.
+        outputs: The outputs it decides; itself alone where it is one.
         class_axis: The axis of its class scores, where a Softmax or LogSoftmax says that it has some.
         ranks: Number of its axes, where it is known.
     """
@@ -84,8 +79,7 @@ def judged_tensors(model: ModelProto) -> list[Judged]:
     found: dict[str, list[str]] = {}
     for output in graph.output:
         for tensor in _deciding(output.name, writers, types, sized):
-            for part in _parts(tensor, writers, types, sized, ranks):
-                found.setdefault(part, []).append(output.name)
+            found.setdefault(tensor, []).append(output.name)
     return [
         Judged(tensor, tuple(outputs), _class_axis(model, tensor, writers, ranks), ranks.get(tensor))
         for tensor, outputs in found.items()
@@ -115,26 +109,6 @@ def _deciding(tensor: str, writers: dict[str, NodeProto], types: dict[str, int],
             seen.update(before)
             waiting += reversed(before)
     return list(nearest)
-
-
-def _parts(
-    tensor: str, writers: dict[str, NodeProto], types: dict[str, int], sized: set[str], ranks: dict[str, int]
-) -> list[str]:
-    """Return what Concats join to a tensor, seen through what only rearranges it; itself if none does.
-
-    Those along the axis of samples do not count, nor do parts that are the same in all networks.
-    """
-    node = writers.get(tensor)
-    while node is not None and is_standard(node, *_REARRANGING) and types.get(node.input[0]) in _REAL:
-        node = writers.get(node.input[0])
-    if node is None or not is_standard(node, "Concat"):
-        return [tensor]
-    computed = [name for name in dict.fromkeys(node.input) if name in writers]
-    axis = int(attributes(node)["axis"])
-    along_samples = axis == 0 or axis + ranks.get(node.output[0], 0) == 0
-    if along_samples or any(types.get(name) not in _REAL or name in sized for name in computed):
-        return [tensor]
-    return [part for name in computed for part in _parts(name, writers, types, sized, ranks)]
 
 
 def _sized_by_data(model: ModelProto) -> tuple[set[str], set[str]]:
