@@ -125,7 +125,7 @@ def plot(taken: Taken, methods: Sequence[str], path: str) -> None:
         left += shares
     axes.set_xlabel("share of the layers")
     axes.margins(y=0.01)
-    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.legend(ncols=4, loc="outside upper center")
     with rc_context({"svg.hashsalt": "zoo"}):
         figure.savefig(path)
 
