@@ -74,7 +74,7 @@ def finetune(
         typer.Option(
             "--labels/--no-labels",
             help="Whether labels of --data count as much as ORIGINAL's answers. By default they do not: ORIGINAL is "
-            "followed closer then, and accuracy on other inputs is the same.",
+            "followed closer then.",
         ),
     ] = False,
     augment: Annotated[

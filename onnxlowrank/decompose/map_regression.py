@@ -12,12 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxlowrank.decompose.activation import IDENTITY
-from onnxlowrank.decompose.regression import PENALTIES, Samples
+from onnxlowrank.decompose.regression import PENALTIES, TINY, Samples
 from onnxlowrank.decompose.spectrum import Float64Array
 
 _MOST_ROWS = 8192
 _BLOCK = 512
-_TINY = 2.0**-330  # variance of features that do not vary
 
 
 def fit_maps(
@@ -38,7 +37,7 @@ def fit_maps(
     for rows in _blocks(samples):
         x = _centred(samples, mean, rows, maps)
         gram += x.swapaxes(1, 2) @ x
-    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / p, _TINY)[:, None]
+    scale = np.maximum(np.trace(gram, axis1=1, axis2=2) / p, TINY)[:, None]
     system, pull = gram + (ridge * scale)[..., None] * np.eye(p), ridge * scale * prior
 
     def solved(weight: Float64Array | None, offset: Float64Array, penalty: float) -> tuple[Float64Array, Float64Array]:

@@ -45,7 +45,8 @@ _LAST = 5
 _PART, _ENOUGH = 4, 24
 """One row of so many is such a part, if that leaves so many rows a feature."""
 _FLOOR = 1e-3  # of what the ridge weighs on average, where by ``spread`` features do not vary
-_TINY = 2.0**-330  # variance of features that do not vary
+TINY = 2.0**-330
+"""Variance of features that do not vary."""
 _ROWS = 1024  # rows of one block: z, its prediction and costs stay in the cache
 _PARTS = 8  # that may be computed at once; always as many, so that sums do not depend on the number of cores
 
@@ -161,7 +162,7 @@ class _Regression:
         gram = np.zeros((features, features))
         for rows in _blocks(len(centred)):
             gram += centred[rows].T @ centred[rows]
-        scale = max(float(np.trace(gram)) / features, _TINY)
+        scale = max(float(np.trace(gram)) / features, TINY)
         if spread is None or not np.trace(spread) > 0:
             gram[np.diag_indices(features)] += ridge * scale
         else:
