@@ -33,6 +33,10 @@ SLACK = 1.03
 """Plans faster than ``MARGIN * SLACK`` times the speed-up waste accuracy and are loosened."""
 _ERRORS = 2.0
 """Or than so many standard errors of the measurement, where these are more: what noise adds cannot be loosened."""
+_NEAR = 1.05
+"""A plan that takes no longer than this times what it may is near: the next ones will be fast enough."""
+_LEAST_STEP = 0.98
+"""Of the predicted time, the next plan's where none was fast enough: noise hides what is less."""
 SHORT_S, LONG_S = 0.5, 4.0
 """How long outlines are timed: at first, and before they are taken or where the first time is a surprise."""
 ENOUGH = 0.005
@@ -116,7 +120,8 @@ def search_plan(
         cheapest = _cheapest(latency_model)
         if len(tried) == ROUNDS or (not planned.reached and predicted <= cheapest * (1 + 1e-9)):
             break
-        lost = fast is None and len(tried) >= 3  # lines did not lead there: can it be reached at all?
+        near = slow[1] <= _NEAR * wanted
+        lost = fast is None and len(tried) >= 3 and not near  # lines did not lead there: can it be reached at all?
         share = cheapest if lost else max(_false_position(slow, fast, wanted), cheapest)
     return best
 
@@ -172,7 +177,7 @@ def _false_position(slow: tuple[float, float], fast: tuple[float, float] | None,
     if fast is None:
         if s >= 1:
             return a * wanted / s * 0.98
-        return a - 1.02 * (s - wanted) * (1 - a) / (1 - s)  # the other point is the original network
+        return min(a - 1.02 * (s - wanted) * (1 - a) / (1 - s), _LEAST_STEP * a)  # the original is the other point
     b, f = fast
     middle = (wanted / 1.01 - f) / (s - f) if s > f else 0.5
     least = 0.1 if s < 1 else 0.02  # a step too short would waste an outline, one towards the original lead far off
