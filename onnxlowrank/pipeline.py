@@ -13,6 +13,7 @@ from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import enough, fewer_note, hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
 from onnxlowrank.calibrate.kernel_metrics import METRICS, metric_of
+from onnxlowrank.calibrate.ready import branch_notes, ready_network
 from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
@@ -29,11 +30,9 @@ from onnxlowrank.graph.chance import with_seeds
 from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import hidden_layers, nothing_found
 from onnxlowrank.graph.load import describe, load, save
-from onnxlowrank.graph.normalise import normalise
 from onnxlowrank.graph.outside import byte_count
-from onnxlowrank.graph.recurrent import unfold_recurrent
 from onnxlowrank.graph.verify import verify_interface
-from onnxlowrank.graph.widen import is_half, widened
+from onnxlowrank.graph.widen import is_half
 from onnxlowrank.inputs.partition import partition_inputs
 from onnxlowrank.inputs.preprocess import Preprocess
 from onnxlowrank.inputs.sources import Source
@@ -193,17 +192,17 @@ def optimize_each(
 
     original = load(model, dequantize=options.dequantize, half=True)
     session = open_session(original, all_threads())  # what onnxruntime refuses is refused here, with its reason
-    normalised = unfold_recurrent(normalise(widened(original) if is_half(original) else original))
-    if options.precision in QUANTISED:
-        normalised = ready_for_int8(normalised)
-    found_layers = find_layers(normalised)
-    if not found_layers:
-        raise nothing_found(original, normalised, describe(model))
     most_held_out = _MOST_HELD_OUT_FOR_DROP if kind == MAX_DROP else _MOST_HELD_OUT
     given = partition_inputs(
         original, options.calibration, options.evaluate, options.preprocess, options.shapes, most_held_out, options.seed
     )
     inputs, unseen, choosing = given.calibration, given.unseen, given.unseen
+    normalised = ready_network(original, inputs)
+    if options.precision in QUANTISED:
+        normalised = ready_for_int8(normalised)
+    found_layers = find_layers(normalised)
+    if not found_layers:
+        raise nothing_found(original, normalised, describe(model))
     with running(inputs[0], given.synthetic):
         session.run(None, inputs[0])
     del session
@@ -291,6 +290,7 @@ def optimize_each(
                 *([] if tuned is None else [tuned.note]),
                 *fewer,
                 *hidden_layers(original),
+                *branch_notes(normalised),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
             about = options.precision, reasons, agreement, notes, start, int8_alone

@@ -1,7 +1,7 @@
 """The work of the nodes that are no layers, counted on a run of the network: attention, nodes in If and Loop ...
 
 A graph inside a node is counted with the shapes it meets in its first iteration, as often as it goes round; of the
-branches of an If the dearer one counts.
+branches of an If the dearer one counts; where one is computed before the If, the other does not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto
 from onnxlowrank.calibrate.bodies import Body, Read, bodies, has_bodies, with_trip_counts
 from onnxlowrank.calibrate.shapes import tensor_values
 from onnxlowrank.errors import OnnxLowRankError
+from onnxlowrank.graph.branches import unfolded_branch
 from onnxlowrank.graph.count import Sizes, arithmetic, is_unknown
 from onnxlowrank.graph.index import Index, is_standard
 from onnxlowrank.graph.layer import Layer
@@ -112,7 +113,7 @@ def _count(model: ModelProto, feeds: Mapping[str, Any], owned: Collection[str] =
     """Yield what is counted in a network on one input, but for the nodes ``owned``."""
     nodes = [node for node in model.graph.node if node.name not in owned]
     plain = [node for node in nodes if _computes(node)]
-    carriers = [node for node in nodes if any(map(_computes, _inner(node)))]
+    carriers = [node for node in nodes if unfolded_branch(node) is None and any(map(_computes, _inner(node)))]
     if not plain and not carriers:
         return
     model, trips = with_trip_counts(model, [node.name for node in carriers if is_standard(node, "Loop")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from onnxlowrank.graph.branches import reads_not_taken
 from onnxlowrank.graph.index import Index
 from onnxlowrank.graph.layer import FloatArray, Layer
 
@@ -15,6 +17,7 @@ def tie(index: Index, layers: Sequence[tuple[str, Layer]]) -> list[Layer]:
     """Return layers of which those that compute the same function with the same weight became one.
 
     Where the attributes or the biases differ, or something else reads the weight as well, ``shares_weight`` is set.
+    What the branches read that are not taken, see :mod:`onnxlowrank.graph.branches`, counts not: it takes no time.
 
     Args:
         index: Of the model.
@@ -23,6 +26,7 @@ def tie(index: Index, layers: Sequence[tuple[str, Layer]]) -> list[Layer]:
     found: list[list[Layer]] = []
     constants: list[str] = []
     by_constant: dict[int, list[int]] = {}
+    not_taken = Counter(tensor for node in index.nodes for tensor in reads_not_taken(node))
     for name, layer in layers:
         same = by_constant.setdefault(id(index.constants[name]), [])
         group = next((one for one in same if _computes_the_same(found[one][0], layer)), None)
@@ -36,7 +40,7 @@ def tie(index: Index, layers: Sequence[tuple[str, Layer]]) -> list[Layer]:
         replace(
             group[0],
             elsewhere=tuple(layer.places[0] for layer in group[1:]),
-            shares_weight=index.uses(name) > len(group),
+            shares_weight=index.uses(name) - not_taken[name] > len(group),
         )
         for name, group in zip(constants, found, strict=True)
     ]

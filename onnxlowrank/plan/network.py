@@ -12,6 +12,7 @@ from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.graph.branches import fold_branches, unfold_branches, unfolded_branches
 from onnxlowrank.graph.chain import Chain, as_chain
 from onnxlowrank.graph.cut_maps import cut_maps, filters_left
 from onnxlowrank.graph.layer import Layer, Place
@@ -137,10 +138,10 @@ class Network:
             float32: Layers of an int8 network that stay in float32.
         """
         if self.int8 is not None:
-            return self.int8.network(chains, self.written, progress, float32)
+            return fold_branches(self.int8.network(chains, self.written, progress, float32))
         if self.half is not None and (chains or not is_half(self.original)):
-            return self.half.network(chains, self.written, progress)
-        return self.written(chains) if chains else self.original
+            return fold_branches(self.half.network(chains, self.written, progress))
+        return fold_branches(self.written(chains)) if chains else self.original
 
     def _timed(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers as it is timed."""
@@ -225,8 +226,13 @@ class Network:
         """
         if self.target.kind != "cpu":
             return [{} for _ in models]
-        profiles = profile_interleaved(models, self.feeds, self.target)
+        unfolded = [unfold_branches(model, self._branches) for model in models]
+        profiles = profile_interleaved(unfolded, self.feeds, self.target)
         return [time_per_layer(times, self.layers, self._own)[0] for times in profiles]
+
+    @cached_property
+    def _branches(self) -> dict[str, str]:
+        return unfolded_branches(self.model)
 
     @cached_property
     def _own(self) -> frozenset[str]:

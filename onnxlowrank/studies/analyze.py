@@ -14,6 +14,7 @@ import onnx
 from onnxlowrank.calibrate.capture import RowStore
 from onnxlowrank.calibrate.hold_out import hold_out
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
+from onnxlowrank.calibrate.ready import ready_network
 from onnxlowrank.calibrate.shapes import with_fixed_sizes, with_shapes
 from onnxlowrank.calibrate.stacking import stacked_inputs
 from onnxlowrank.calibrate.statistics import Calibration, collect_statistics
@@ -24,9 +25,6 @@ from onnxlowrank.graph.find_layers import find_layers
 from onnxlowrank.graph.hidden import nothing_found
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.load import describe, load
-from onnxlowrank.graph.normalise import normalise
-from onnxlowrank.graph.recurrent import unfold_recurrent
-from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.evidence import check_varied
 from onnxlowrank.inputs.preprocess import Preprocess, preprocess_from_options
 from onnxlowrank.inputs.sources import Source, open_or_synthesise
@@ -167,10 +165,6 @@ def analyze(
             "--calibration"
         )
     original = load(model, half=True)
-    normalised = unfold_recurrent(normalise(widened(original) if is_half(original) else original))
-    found_layers = find_layers(normalised)
-    if not found_layers:
-        raise nothing_found(original, normalised, describe(model))
     specs = input_specs(original)
     if calibration is None:
         check_imaginable(specs, preprocess_from_options("imagenet") if preprocess is None else preprocess)
@@ -178,6 +172,10 @@ def analyze(
     check_varied(inputs)
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(_INPUTS, len(inputs))).astype(int))
     inputs = inputs.subset(chosen.tolist())
+    normalised = ready_network(original, inputs)
+    found_layers = find_layers(normalised)
+    if not found_layers:
+        raise nothing_found(original, normalised, describe(model))
     layers = with_shapes(normalised, found_layers, inputs)
     kept = kept_nodes(normalised, layers, inputs)
     applicable, _ = applicable_passes(layers, methods, (), (), conv_only=False)

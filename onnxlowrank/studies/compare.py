@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxlowrank.calibrate.kept_nodes import kept_nodes
+from onnxlowrank.calibrate.ready import unfold_taken_branches
 from onnxlowrank.calibrate.shapes import with_shapes
 from onnxlowrank.errors import OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
@@ -234,7 +235,7 @@ def check_same_inputs(one: Sequence[InputSpec], other: Sequence[InputSpec], name
 
 
 def _facts(name: str, network: onnx.ModelProto, inputs: Inputs) -> ModelSummary:
-    normalised = normalise(network)
+    normalised = normalise(unfold_taken_branches(network, inputs))
     layers = with_shapes(normalised, find_layers(normalised), inputs)
     kept = kept_nodes(normalised, layers, inputs)
     macs = sum(layer.macs for layer in layers) + sum(one.macs for one in kept)

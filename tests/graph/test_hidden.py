@@ -101,7 +101,9 @@ def test_the_error_lists_what_is_kept_and_why():
     model.graph.node.append(chooses)
     model.graph.output.append(helper.make_tensor_value_info("z", 1, [4, 4]))
     with pytest.raises(UnsupportedModelError) as caught:
-        optimize(model, target="macs", calibration=[{"x": normal(RNG, 4, 4), "yes": np.array(True)}])
+        optimize(
+            model, target="macs", calibration=[{"x": normal(RNG, 4, 4), "yes": np.array(yes)} for yes in (True, False)]
+        )
     said = str(caught.value)
     assert "kept are n_a, n_b, n_c and 1 more (both operands are computed), n_e (constant on the left, " in said
     assert "deep (inside If 'choose')" in said
