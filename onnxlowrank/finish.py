@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxlowrank.errors import NothingToTrainError
+from onnxlowrank.errors import NothingToTrainError, UnsupportedModelError
 from onnxlowrank.goal import QUANTISED
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.inputs.preprocess import preprocess_from_options
@@ -26,7 +26,7 @@ from onnxlowrank.plan.network import Network
 from onnxlowrank.progress import Progress
 from onnxlowrank.tune.finetuning import Teaching, fine_tune
 from onnxlowrank.tune.options import TuneOptions
-from onnxlowrank.tune.split import split
+from onnxlowrank.tune.split import Split, split
 from onnxlowrank.tune.tuned import Tuned
 from onnxlowrank.tune.tuner import figures
 from onnxlowrank.tune.weights import ABOVE
@@ -40,31 +40,61 @@ Approximate = Callable[[ModelProto, Options], ModelProto]
 """Returns a network with the ranks that options give by hand."""
 
 
+def training_data(original: ModelProto, inputs: Inputs, options: Options) -> Split | None:
+    """Return what a network is to learn from; None where it is not to be fine-tuned.
+
+    Raises:
+        UnfitInputsError: There are too few inputs, or all are the same.
+    """
+    return None if options.finetune is None or options.calibration is None else split(original, inputs)
+
+
 def tuned_network(
     fitted: FittedNetwork,
     network: Network,
+    data: Split | None,
     inputs: tuple[Inputs, Inputs],
     options: Options,
     approximate: Approximate,
     progress: Progress,
-) -> Tuned | None:
+) -> tuple[Tuned | None, list[str]]:
     """Return a network that was found, fine-tuned; None where that is not asked for, or none of it is approximated.
+
+    None, too, where it cannot be trained: what was found until then is not lost for it.
 
     Args:
         fitted: What was found.
         network: What it was found for.
-        inputs: To learn from, and to compare on.
+        data: From :func:`training_data`.
+        inputs: That were calibrated with, and to compare on.
         options: How.
         approximate: Approximates layers, for the cascade.
         progress: Told how far the work is.
+
+    Returns:
+        The network, and what there is to say.
     """
-    if options.finetune is None or options.calibration is None:
-        return None
-    if not (fitted.chains or options.precision in QUANTISED):
-        return None
+    if data is None or not (fitted.chains or options.precision in QUANTISED):
+        return None, []
+    try:
+        found = _tuned(fitted, network, data, inputs, options, approximate, progress)
+    except (NothingToTrainError, UnsupportedModelError) as error:
+        return None, [f"the network is not fine-tuned: {str(error).removesuffix('.')}"]
+    return found, [found.note]
+
+
+def _tuned(
+    fitted: FittedNetwork,
+    network: Network,
+    data: Split,
+    inputs: tuple[Inputs, Inputs],
+    options: Options,
+    approximate: Approximate,
+    progress: Progress,
+) -> Tuned:
+    assert options.calibration is not None
     how = preprocess_from_options("imagenet") if options.preprocess is None else options.preprocess
     training = TuneOptions(minutes=options.finetune, seed=options.seed)
-    data = split(network.original, inputs[0])
     teaching = Teaching(network.model, options.calibration, data, how, options.outputs)
     found = None
     if options.cascade:

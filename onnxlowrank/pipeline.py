@@ -21,7 +21,7 @@ from onnxlowrank.destinations import OUTPUT, check_destinations
 from onnxlowrank.errors import OptionError
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, check_outputs
 from onnxlowrank.evaluate.measures import measures_of
-from onnxlowrank.finish import tuned_network
+from onnxlowrank.finish import training_data, tuned_network
 from onnxlowrank.fit.drafts import Drafts
 from onnxlowrank.fit.fitter import Fitter
 from onnxlowrank.fit.sweeps import Sweeps
@@ -197,6 +197,7 @@ def optimize_each(
         original, options.calibration, options.evaluate, options.preprocess, options.shapes, most_held_out, options.seed
     )
     inputs, unseen, choosing = given.calibration, given.unseen, given.unseen
+    data = training_data(original, inputs, options)
     normalised = ready_network(original, inputs)
     if options.precision in QUANTISED:
         normalised = ready_for_int8(normalised)
@@ -279,7 +280,7 @@ def optimize_each(
         for goal in goals:
             find = mixed_network_for if options.precision == MIXED else network_for
             fitted = find(goal, builder, timer, unseen, choosing, alone)
-            tuned = tuned_network(fitted, network, (inputs, unseen), options, approximated, progress)
+            tuned, said = tuned_network(fitted, network, data, (inputs, unseen), options, approximated, progress)
             if tuned is not None:
                 fitted = replace(fitted, model=tuned.model)
             verify_interface(original, fitted.model)
@@ -287,7 +288,7 @@ def optimize_each(
             agreement = network.compare(fitted.model, chains, unseen, progress.stage("compare", len(unseen)))
             notes = (
                 *given.notes,
-                *([] if tuned is None else [tuned.note]),
+                *said,
                 *fewer,
                 *hidden_layers(original),
                 *branch_notes(normalised),

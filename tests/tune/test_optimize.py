@@ -12,7 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxlowrank
 from onnxlowrank import finish
-from onnxlowrank.errors import MissingInputsError, NothingToTrainError, OptionError
+from onnxlowrank.errors import (
+    MissingInputsError,
+    NothingToTrainError,
+    OptionError,
+    UnfitInputsError,
+    UnsupportedModelError,
+)
 from onnxlowrank.tune.options import TuneOptions
 
 pytest.importorskip("torch")
@@ -120,6 +126,26 @@ def test_a_cascade_that_ends_early_or_has_nothing_behind_its_layers(monkeypatch)
     monkeypatch.setattr(finish, "fine_tune", nothing_above)
     assert not onnxlowrank.optimize(network(), finetune=1.0, cascade=True, **how).is_interrupted
     assert seen == ["above"] * (len(seen) - 1) + ["all"]
+
+
+def test_what_cannot_be_trained_is_given_as_it_was_found(monkeypatch):
+    inputs, unseen = samples(96), samples(160)[96:]
+    how = HARD | {"calibration": inputs, "evaluate": unseen}
+    plain = onnxlowrank.optimize(network(), **how)
+
+    def refuses(*_):
+        raise UnsupportedModelError("PyTorch has no such operator")
+
+    monkeypatch.setattr(finish, "fine_tune", refuses)
+    found = onnxlowrank.optimize(network(), finetune=1.0, **how)
+    assert found.model.SerializeToString(deterministic=True) == plain.model.SerializeToString(deterministic=True)
+    assert "the network is not fine-tuned: PyTorch has no such operator" in found.notes
+
+
+def test_too_few_inputs_are_refused_before_anything_is_done(monkeypatch):
+    monkeypatch.setattr("onnxlowrank.pipeline.ready_network", lambda *_: pytest.fail("it went on"))
+    with pytest.raises(UnfitInputsError, match="fine-tuning learns from some inputs"):
+        onnxlowrank.optimize(network(), finetune=1.0, **HARD | {"calibration": samples(6), "evaluate": samples(6)})
 
 
 def chains_in(model, layers):
