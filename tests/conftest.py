@@ -5,10 +5,12 @@ import tempfile
 
 import numpy as np
 import pytest
+from helpers.stopwatch import time_briefly
 
 # The matrices of the tests are too small for several threads, which only wait for each other where cores are busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+time_briefly()
 # Measured times are remembered, but not beyond the tests nor from before.
 _CACHE = tempfile.TemporaryDirectory(prefix="onnxlowrank-cache-")
 os.environ["ONNXLOWRANK_CACHE"] = _CACHE.name

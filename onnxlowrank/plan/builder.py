@@ -20,6 +20,7 @@ from onnxlowrank.plan.tradeoff import Tradeoff
 from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
+_FITTED_S = 4.0
 
 INT8_IS_ENOUGH = "int8 alone reaches the goal"
 INT8_IS_FASTEST = "nothing was found that is faster than int8 alone"
@@ -108,7 +109,7 @@ class NetworkBuilder:
         network, advance = self.network, self.progress.stage("measure", 1.0)
         every = network.original, *models
         times = measure_in_sessions(
-            every, network.feeds, network.target, 4.0, fewest=2, enough=0.005, calm=network.calm
+            every, network.feeds, network.target, _FITTED_S, fewest=2, enough=0.005, calm=network.calm
         )
         advance(1.0)
         _LOG.info("speed-up of the fitted network %.3f", median_speedup(times[0], times[-1]))

@@ -7,20 +7,26 @@ the float32 network, by ridge regression on inputs that rounding has perturbed: 
 Eq. 12, with quantisation as one more perturbation. Other layers are rounded to what they were.
 
 Then the mean: each output map sums up thousands of rounding errors, whose mean is not zero. It is the same at all
-positions, so the bias takes it back (Nagel et al. 2019, Sec. 4.2, measured on inputs).
+positions, so the bias takes it back (Nagel et al. 2019, Sec. 4.2, measured on inputs); where an activation is behind,
+the mean of what that gives (:mod:`onnxlowrank.decompose.bias_shift`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxlowrank.calibrate.capture import RowStore
+from onnxlowrank.decompose.activation import IDENTITY, Activation
+from onnxlowrank.decompose.bias_shift import bias_shift
 from onnxlowrank.decompose.rounding import round_together
+from onnxlowrank.graph.index import Index
 from onnxlowrank.graph.outside import values as array_of
+from onnxlowrank.graph.surroundings import activation, residual
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.progress import Advance
 from onnxlowrank.quantize.forward import Forward
@@ -36,12 +42,22 @@ from onnxlowrank.quantize.observe import activations
 from onnxlowrank.quantize.qdq import chain_owner
 from onnxlowrank.quantize.row_moments import RowMoments
 
-_ROWS = 16_384
-"""Of a layer, that its weights are rounded on."""
+_ROWS, _ROWS_BEHIND = 16_384, 4096
+"""Of a layer, that its weights are rounded on, and that are looked at behind its activation."""
 _MOST_COLUMNS = 2304
 """Of a weight that is rounded anew: of wider ones it takes long, and their many errors are small."""
+_READ_BEHIND = "/read behind"
 _RIDGE, _LEAST_RIDGE = 3.0, 1e-2
 """Times columns / rows, and at least: the pull to the weights as they were, a share of the mean variance of inputs."""
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """An activation behind a layer: the tensor that it reads, and the node that writes that."""
+
+    tensor: str
+    writer: str
+    activation: Activation
 
 
 def refitted(
@@ -68,7 +84,9 @@ def refitted(
     fitted = {name for name in _last_links(layers) if name in rounded}
     part = 1 / (len(layers) + 1)
     with RowStore() as store:
-        means = _float32_responses([before[one.node.name] for one in layers], fitted, float32, inputs, store)
+        behind = _activations([before[one.node.name] for one in layers], float32)
+        means = _float32_responses([before[one.node.name] for one in layers], fitted, behind, float32, inputs, store)
+        writers = {node.name: node.output[0] for node in copy.graph.node}
         advance(part)
         forward = Forward(copy, inputs)
         for layer in layers:
@@ -84,7 +102,7 @@ def refitted(
                 weight = _float32_rows(layer, constants[before[name].input[1]])
                 forward.replace(layer.with_rows(_rounded(layer, weight, moments, largest)))
             if layer.bias is not None:
-                moved = means[name] - _mean(layer, forward)
+                moved = _moved(layer, forward, means[name], behind.get(name), writers, store, inputs)
                 if np.isfinite(moved).all():
                     forward.replace(layer.with_bias(moved))
             advance(part)
@@ -97,23 +115,78 @@ def _last_links(layers: Sequence[Int8Layer]) -> set[str]:
     return {layer.node.name for layer in last.values() if layer.bias is not None}
 
 
-def _numbers(inputs: Inputs, index: int) -> NDArray[np.float32]:
-    """Return the random numbers that choose the positions of one feed."""
-    return np.random.default_rng([0, index]).random(-(-_ROWS // inputs.samples), dtype=np.float32)
+def _numbers(inputs: Inputs, index: int, rows: int = _ROWS) -> NDArray[np.float32]:
+    """Return the random numbers that choose the positions of one feed; all feeds give so many rows."""
+    return np.random.default_rng([0, index]).random(-(-rows // inputs.samples), dtype=np.float32)
 
 
 def _float32_responses(
-    nodes: Sequence[NodeProto], fitted: set[str], model: ModelProto, inputs: Inputs, store: RowStore
+    nodes: Sequence[NodeProto],
+    fitted: set[str],
+    behind: Mapping[str, _Behind],
+    model: ModelProto,
+    inputs: Inputs,
+    store: RowStore,
 ) -> dict[str, Float64Array]:
-    """Return the mean of every map of what nodes write, by their names, and store rows of what some of them write."""
+    """Return the mean of every map of what nodes write, by their names, and store rows of what some of them write.
+
+    Of those with an activation behind them also rows of what that reads.
+    """
     sums: dict[str, Float64Array] = {}
     counts: dict[str, int] = {}
-    for index, values in enumerate(activations(model, [node.output[0] for node in nodes], inputs, lambda amount: None)):
+    tensors = dict.fromkeys([*(node.output[0] for node in nodes), *(one.tensor for one in behind.values())])
+    for index, values in enumerate(activations(model, list(tensors), inputs, lambda amount: None)):
         for node in nodes:
             _add(node, values[node.output[0]], sums, counts)
             if node.name in fitted:
                 store.append(node.name, sampled_responses(node, values[node.output[0]], _numbers(inputs, index)))
+            if node.name in behind:
+                read = sampled_responses(node, values[behind[node.name].tensor], _numbers(inputs, index, _ROWS_BEHIND))
+                store.append(node.name + _READ_BEHIND, read)
     return {name: total / max(counts[name], 1) for name, total in sums.items()}
+
+
+def _activations(nodes: Sequence[NodeProto], model: ModelProto) -> dict[str, _Behind]:
+    """Return the activations behind nodes, a residual Add between them or not, by the names of those that have one."""
+    index = Index.of(model)
+    writers = {name: node.name for node in index.nodes for name in node.output}
+    found = {}
+    for node in nodes:
+        tensor, _ = residual(index, node.output[0])
+        how = activation(index, tensor)
+        if how != IDENTITY:
+            found[node.name] = _Behind(tensor, writers[tensor], how)
+    return found
+
+
+def _moved(
+    layer: Int8Layer,
+    forward: Forward,
+    mean: Float64Array,
+    behind: _Behind | None,
+    writers: Mapping[str, str],
+    store: RowStore,
+    inputs: Inputs,
+) -> Float64Array:
+    """Return what the bias of a layer is to be moved by.
+
+    Args:
+        layer: As it is now.
+        forward: The int8 network.
+        mean: Of what the layer gives in float32.
+        behind: The activation behind it.
+        writers: What nodes of the int8 network write, by their names.
+        store: Has the rows that the activation reads in float32.
+        inputs: Sample inputs.
+    """
+    if behind is None or behind.writer not in writers:
+        return mean - _mean(layer, forward)
+    tensor = writers[behind.writer]
+    rows = [
+        sampled_responses(layer.node, values[tensor], _numbers(inputs, index, _ROWS_BEHIND))
+        for index, values in enumerate(forward.at([tensor]))
+    ]
+    return bias_shift(behind.activation, store.read(layer.node.name + _READ_BEHIND), np.concatenate(rows))
 
 
 def _mean(layer: Int8Layer, forward: Forward) -> Float64Array:

@@ -1,8 +1,8 @@
 """The command as a process of its own, forked from one that has imported it: that saves each the second this takes.
 
 All is as if ``python -m onnxlowrank`` had been started, but for what Python reads once and for all: variables whose
-names begin with ``PYTHON`` and those of the locale are the server's. Tests of these, of what is imported when, and
-those that change anything ahead of the command start an interpreter.
+names begin with ``PYTHON`` and those of the locale are the server's; and whole networks are timed briefly. Tests of
+these, of what is imported when, and those that change anything ahead of the command start an interpreter.
 """
 
 from __future__ import annotations
@@ -83,8 +83,11 @@ def _orders(server: socket.socket) -> tuple[dict, list[int]]:
 
 def _obey(server: socket.socket) -> None:
     """Become the process that was ordered."""
+    from stopwatch import time_briefly  # beside this file
+
     import onnxlowrank.cli
 
+    time_briefly()
     order, files = _orders(server)
     server.close()
     for number, file in enumerate(files[:3]):

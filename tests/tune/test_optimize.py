@@ -53,7 +53,8 @@ def test_the_network_that_is_found_is_trained_and_compared_by_what_decides_its_o
     assert not any("fine-tuned" in note for note in plain.notes)
 
 
-def test_an_int8_network_is_trained_as_it_computes():
+def test_an_int8_network_is_trained_as_it_computes(monkeypatch):
+    monkeypatch.setattr(finish, "TuneOptions", functools.partial(TuneOptions, steps=200))
     inputs, unseen = samples(96), samples(160)[96:]
     how = HARD | {
         "speedup": 10.0,
