@@ -32,6 +32,8 @@ _CLIPS = ("Relu", "Clip")
 _MOVING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Pad", "Gather", "Resize")
 _FOLLOWING = ("MaxPool", "AveragePool", *_MOVING)
 """These stay in integers where their input is one."""
+_GATE, _PRODUCT, _LEAKY = "Sigmoid", "Mul", "LeakyRelu"
+"""Activations that onnxruntime looks up, or multiplies, in integers: SiLU, squeeze and excitation, leaky ReLU."""
 
 
 def quantisable(model: ModelProto, float32: Collection[str] = ()) -> list[str]:
@@ -139,8 +141,10 @@ def _suits(node: NodeProto, index: Index) -> bool:
     """Return whether onnxruntime has code that computes a node in integers, and its constants can be so."""
     if is_standard(node, *_SUMS):
         return not any(name in index.constants for name in node.input) or node.op_type == "Add"
-    if is_standard(node, *_CLIPS, *_FOLLOWING):
+    if is_standard(node, *_CLIPS, *_FOLLOWING, _GATE, _LEAKY):
         return node.input[0] not in index.constants
+    if is_standard(node, _PRODUCT):
+        return index.constants.keys().isdisjoint(node.input)
     if not is_standard(node, *_WEIGHTED) or node.input[0] in index.constants:
         return False
     weight = index.weights(node.input[1])
@@ -161,18 +165,47 @@ def _is_initializer(name: str, index: Index) -> bool:
 
 
 def _with_ranges(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, Range]) -> list[str]:
+    """Return those of the nodes whose activations all have a usable range, and for which it pays.
+
+    Activations pay between layers. In front of anything else they would lose of what they tell, for nothing: a score
+    that ends the network has more than 256 values.
+    """
+    left = set(nodes)
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in reads(node):
+            readers.setdefault(name, []).append(node)
+    outputs = {output.name for output in model.graph.output}
+    while True:
+        found = _in_integers(model, left, ranges)
+        chosen = {node.name for node in found}
+        idle = set()
+        for node in found:
+            behind = readers.get(node.output[0], [])
+            inside = [one.name in chosen for one in behind]
+            pays = any(inside) and node.output[0] not in outputs
+            if node.op_type == _GATE:
+                pays = pays and all(inside) and all(one.op_type == _PRODUCT for one in behind)
+            if node.op_type in (_GATE, _PRODUCT, _LEAKY) and not pays:
+                idle.add(node.name)
+        if not idle:
+            return [node.name for node in found]
+        left -= idle
+
+
+def _in_integers(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, Range]) -> list[NodeProto]:
     """Return those of the nodes whose activations all have a usable range.
 
     Clips that leave zero out stay too: onnxruntime's quantizer takes them for the ends of the range, and zero is in it.
     Where the pairs of a Clip's input cannot be used, those of its output cannot.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    found: list[str] = []
+    found: list[NodeProto] = []
     integers: set[str] = set()
     for node in model.graph.node:
         if node.name not in nodes:
             continue
-        follows = node.op_type in (*_CLIPS, *_FOLLOWING)
+        follows = node.op_type in (*_CLIPS, *_FOLLOWING, _GATE, _LEAKY)
         read = list(node.input[:1]) if follows or node.op_type in _WEIGHTED else list(node.input)
         tensors = [name for name in (*read, *node.output) if name and name not in constants]
         if not all(name in ranges and ranges[name].is_usable for name in tensors):
@@ -183,7 +216,9 @@ def _with_ranges(model: ModelProto, nodes: Collection[str], ranges: Mapping[str,
             continue
         if node.op_type in _SUMS and not integers.intersection(node.input):
             continue
-        found.append(node.name)
+        if node.op_type == _PRODUCT and not integers.issuperset(node.input):
+            continue
+        found.append(node)
         integers.update(node.output)
     return found
 

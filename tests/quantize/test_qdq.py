@@ -60,6 +60,55 @@ def test_everything_is_computed_in_integers(tmp_path):
     assert error(outputs[0], simulated) <= 0.02
 
 
+GATED = {
+    "silu": "g = Sigmoid (a)  r = Mul (a, g)",
+    "squeeze and excitation": "p = GlobalAveragePool (a)  q = Conv (p, w3, b3)  g = Sigmoid (q)  r = Mul (a, g)",
+    "leaky ReLU": "r = LeakyRelu <alpha = 0.1> (a)",
+}
+
+
+def gated(which, ending="y = Conv (r, w2, b2)"):
+    return parse(
+        f"""g (float[N, 8, 8, 8] x) => (float[N, 8, 8, 8] y) {{
+            a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)  {GATED[which]}  {ending}
+        }}""",
+        w1=normal(RNG, 8, 8, 3, 3) / 8,
+        b1=normal(RNG, 8),
+        w2=normal(RNG, 8, 8, 1, 1),
+        b2=normal(RNG, 8),
+        w3=normal(RNG, 8, 8, 1, 1),
+        b3=normal(RNG, 8),
+    )
+
+
+@pytest.mark.parametrize("which", GATED)
+def test_activations_between_layers_are_computed_in_integers(tmp_path, which):
+    model, x = gated(which), batches(2, 8, 8, 8)
+    found = quantise(model, ranges_of(model, x))
+    onnx.checker.check_model(found, full_check=True)
+    ops, outputs = optimised(found, x[0], tmp_path / "o.onnx")
+    assert not {"Conv", "Sigmoid", "Mul", "LeakyRelu", "GlobalAveragePool"} & set(ops)
+    assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") == 1
+    (wanted,) = run(model, x=x[0])
+    assert error(outputs[0], wanted) <= 0.03
+
+
+@pytest.mark.parametrize(
+    ("ending", "exact"),
+    [
+        ("y = Sigmoid (r)", {"y"}),  # scores
+        ("s = Sigmoid (r)  y = Add (s, x)", {"s"}),  # whose sum with anything has another range
+        ("s = Sigmoid (r)  y = Mul (s, x)", {"s", "y"}),  # that end the network times something
+        ("t = Tanh (r)  y = Conv (t, w2, b2)", {"g", "r"}),  # of what is read in float32
+    ],
+)
+def test_in_front_of_anything_else_they_stay_in_float32(ending, exact):
+    model, x = gated("silu", ending), batches(2, 8, 8, 8)
+    found = quantise(model, ranges_of(model, x))
+    onnx.checker.check_model(found, full_check=True)
+    assert exact.isdisjoint(one.input[0] for one in found.graph.node if one.op_type == "QuantizeLinear")
+
+
 def test_scores_of_a_product_and_a_bias_stay_in_float32(tmp_path):
     model = parse(
         "g (float[N, 16] x) => (float[N, 12] y) { m = MatMul (x, w)  y = Add (m, b) }",
