@@ -148,7 +148,7 @@ def main() -> None:
         together = replace(network, int8=int8, measures=prepared.measures)
         timer, rounded = prepared.timer(args.threads, int8.outline, INT8_SUBJECT), prepared.int8_losses(losses, int8)
         builder = NetworkBuilder(together, prepared.candidates, rounded, select_exactly, fitter, Silent())
-        alone, how = builder.int8_alone(), ("least squares", "yes", WEIGHTS)
+        alone, how = builder.alone(), ("least squares", "yes", WEIGHTS)
         model_of_int8 = LatencyModel(together, prepared.candidates, rounded, timer)
         for speedup in args.int8_speedups or reached:
             if is_wanted(TOGETHER):

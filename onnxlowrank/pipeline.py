@@ -55,7 +55,7 @@ from onnxlowrank.plan.int8_losses import Int8Losses
 from onnxlowrank.plan.manual_ranks import Ranks, manual_ranks
 from onnxlowrank.plan.mixed_goals import mixed_network_for
 from onnxlowrank.plan.network import FP16_SUBJECT, INT8_SUBJECT, Network
-from onnxlowrank.plan.notes import warnings_of
+from onnxlowrank.plan.notes import folding_notes, warnings_of
 from onnxlowrank.plan.selection import EnergyLosses, Losses
 from onnxlowrank.plan.sensitivity import SensitivityLosses
 from onnxlowrank.progress import Progress, Silent
@@ -273,8 +273,8 @@ def optimize_each(
             sweeps = Sweeps(calibration, HeldOutLoss(calibration, measures), options.nonlinear)
         select = SELECTIONS[options.selection]
         builder = NetworkBuilder(network, candidates, losses, select, fitter, progress, sweeps)
-        alone, int8_alone = builder.int8_alone(), None
-        if alone is not None:
+        alone, int8_alone = builder.alone(), None
+        if alone is not None and int8 is not None:
             differs = network.compare(alone.model, {}, unseen, progress.stage("compare", len(unseen)))
             int8_alone = Int8Alone(alone.speedup, byte_count(alone.model), differs)
         for goal in goals:
@@ -292,6 +292,7 @@ def optimize_each(
                 *fewer,
                 *hidden_layers(original),
                 *branch_notes(normalised),
+                *folding_notes(network, alone),
                 *warnings_of(goal, fitted, network, timer, agreement),
             )
             about = options.precision, reasons, agreement, notes, start, int8_alone

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxlowrank.graph.affine import fold_affine
 from onnxlowrank.graph.custom_ops import register_custom_operators
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.shared_weights import merge_equal_weights, not_to_fold
@@ -45,7 +46,7 @@ def normalise(model: ModelProto) -> ModelProto:
         _LOG.warning("the network is too large for onnxruntime to simplify, it stays as it is")
         return prepared
     try:
-        folded = merge_equal_weights(_fold(prepared))
+        folded = merge_equal_weights(fold_affine(_fold(prepared)))
         _run_onnxruntime(folded)
     except Exception as error:  # onnxruntime's errors share no base class
         reason = " ".join(str(error).split())

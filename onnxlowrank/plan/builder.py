@@ -24,6 +24,8 @@ _FITTED_S = 4.0
 
 INT8_IS_ENOUGH = "int8 alone reaches the goal"
 INT8_IS_FASTEST = "nothing was found that is faster than int8 alone"
+FOLDED_IS_ENOUGH = "constants folded into convolutions reach the goal"
+FOLDED_IS_FASTEST = "nothing was found that is faster than constants folded into convolutions"
 NO_FINITE_CHAIN = "a chain in its place would compute what is not finite"
 
 
@@ -68,11 +70,15 @@ class NetworkBuilder:
         before, after = self._timed(model)
         return FittedNetwork(plan, chains, model, before, after, predicted, reason, {layer.name for layer in failed})
 
-    def int8_alone(self) -> FittedNetwork | None:
-        """Return the network that is int8 and nothing else, to compare with; None where none is to be int8."""
-        if self.network.int8 is None:
+    def alone(self) -> FittedNetwork | None:
+        """Return the network with all its layers kept, to compare with; None where that is the original.
+
+        It is int8 where that is planned in; otherwise constants are folded.
+        """
+        if self.network.int8 is None and (self.network.half is not None or not self.network.folded_away):
             return None
-        return self._with_all_kept(self.network.finished({}, self.progress), INT8_IS_FASTEST)
+        reason = FOLDED_IS_FASTEST if self.network.int8 is None else INT8_IS_FASTEST
+        return self._with_all_kept(self.network.finished({}, self.progress), reason)
 
     def timed_again(self, fitted: FittedNetwork) -> tuple[FittedNetwork, float]:
         """Time a network as often again, in turns with the outline of its plan.

@@ -90,7 +90,7 @@ def network_for_drop(
         confirming: From :func:`split_for_drop`, likewise the next.
         choosing: To search by.
         points: Of accuracy, per cent of other classes, or units of the metric.
-        alone: The network that is int8 and nothing else, where that is the precision asked for.
+        alone: The network with all its layers kept, where that is not the original.
         others: Finds networks by another search, to be confirmed likewise.
         quieter: Of an int8 network that loses too much, others that lose less.
     """

@@ -12,7 +12,7 @@ from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.measure.interleaved import measure_in_sessions
 from onnxlowrank.passes.base import KEEP, Candidate, Plan
-from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork, NetworkBuilder
+from onnxlowrank.plan.builder import FOLDED_IS_ENOUGH, INT8_IS_ENOUGH, FittedNetwork, NetworkBuilder
 from onnxlowrank.plan.counted import layer_macs, least_plan, macs_budget, plan_by
 from onnxlowrank.plan.cuts import Cost, Cuts, plan_with_cuts
 from onnxlowrank.plan.drop import network_for_drop
@@ -45,7 +45,7 @@ def network_for(
         timer: Times chains, where the goal is a time.
         unseen: Inputs that neither the fit nor any choice has seen, to confirm a drop on.
         choosing: Others that the fit has not seen, to choose by within a drop.
-        alone: The network that is int8 and nothing else, where that is the precision asked for.
+        alone: The network with all its layers kept, where that is not the original.
     """
     if goal.kind in COUNTED:
         make = {CONV_MACS: network_for_conv_macs, MAX_MACS: network_for_macs, MAX_SIZE: network_for_size}[goal.kind]
@@ -67,7 +67,7 @@ def network_for_speedup(
 ) -> FittedNetwork:
     """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none.
 
-    That is the one that is int8 alone, where it is fast enough, or where nothing faster is found.
+    That is the one with all layers kept, where it is fast enough, or where nothing faster is found.
 
     A fitted network takes as long as the outline of its plan, which was fast enough, unless chains could not be fitted.
     Where its times say something else it is timed again, in turns with that outline: what differs is then made up for
@@ -76,7 +76,7 @@ def network_for_speedup(
     """
     others = [] if alone is None or not builder.is_free else [alone]
     if others and others[0].speedup >= speedup:
-        return replace(others[0], reason=INT8_IS_ENOUGH)
+        return replace(others[0], reason=FOLDED_IS_ENOUGH if builder.network.int8 is None else INT8_IS_ENOUGH)
     fitted: list[FittedNetwork] = []
     wanted = speedup
     for _ in range(_FITS):

@@ -12,6 +12,7 @@ from onnxlowrank.calibrate.kept_nodes import KeptNode
 from onnxlowrank.evaluate.agreement import Agreement, compare_outputs
 from onnxlowrank.evaluate.figure_of_merit import FigureOfMerit, compare_merit
 from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.graph.affine import folded_away
 from onnxlowrank.graph.branches import fold_branches, unfold_branches, unfolded_branches
 from onnxlowrank.graph.chain import Chain, as_chain
 from onnxlowrank.graph.cut_maps import cut_maps, filters_left
@@ -122,6 +123,11 @@ class Network:
         """The normalised network, its recurrent layers as they were."""
         return fold_recurrent(self.model)
 
+    @cached_property
+    def folded_away(self) -> int:
+        """How many constant factors and addends are not nodes of the normalised network any more."""
+        return folded_away(self.original, self.folded)
+
     @property
     def kept_all(self) -> onnx.ModelProto:
         """The network with all its layers kept, as it is written: to be counted."""
@@ -141,7 +147,7 @@ class Network:
             return fold_branches(self.int8.network(chains, self.written, progress, float32))
         if self.half is not None and (chains or not is_half(self.original)):
             return fold_branches(self.half.network(chains, self.written, progress))
-        return fold_branches(self.written(chains)) if chains else self.original
+        return fold_branches(self.written(chains)) if chains or self.folded_away else self.original
 
     def _timed(self, chains: Mapping[str, Chain]) -> onnx.ModelProto:
         """Return the network with chains in place of layers as it is timed."""
@@ -198,7 +204,7 @@ class Network:
     def original_time(self) -> float:
         """The milliseconds of the original network."""
         _, whole = self.dense_times
-        if self.int8 is None and self.half is None:
+        if self.int8 is None and self.half is None and not self.folded_away:
             return whole
         both = self.original, self.dense
         return whole * median_speedup(

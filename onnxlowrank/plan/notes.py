@@ -9,7 +9,7 @@ from onnxlowrank.goal import CONV_MACS, SPEEDUP, TOO_FAST, Goal
 from onnxlowrank.graph.widen import is_half
 from onnxlowrank.measure.chain_timer import ChainTimer
 from onnxlowrank.passes.base import Plan
-from onnxlowrank.plan.builder import INT8_IS_ENOUGH, FittedNetwork
+from onnxlowrank.plan.builder import FOLDED_IS_ENOUGH, INT8_IS_ENOUGH, FittedNetwork
 from onnxlowrank.plan.counted import macs_speedup
 from onnxlowrank.plan.network import Network
 from onnxlowrank.plan.tradeoff import Tradeoff
@@ -17,6 +17,7 @@ from onnxlowrank.plan.tradeoff import Tradeoff
 _MUCH_ACCURACY = 0.02  # top-1
 _MANY_CLASSES = 0.05  # of the inputs are in another one
 _LARGE_ERROR = 0.2  # relative
+_FASTER_BY_FOLDING = 1.02
 _NAMED = 3
 """How many layers are named."""
 
@@ -53,6 +54,16 @@ def loss_note(agreement: Agreement, plan: Plan, tradeoff: Tradeoff | None, speed
     return f"{note}; ask for less, or give more calibration inputs"
 
 
+def folding_notes(network: Network, alone: FittedNetwork | None) -> list[str]:
+    """Return what is to be said of constants that were folded; ``alone`` is the network with nothing else done."""
+    if network.int8 is not None or alone is None or alone.speedup < _FASTER_BY_FOLDING:
+        return []
+    return [
+        f"{network.folded_away} constant factors and addends were folded into convolutions, which is "
+        f"{alone.speedup:.2f}x by itself and loses nothing"
+    ]
+
+
 def warnings_of(
     goal: Goal, fitted: FittedNetwork, network: Network, timer: ChainTimer, agreement: Agreement
 ) -> list[str]:
@@ -73,7 +84,8 @@ def warnings_of(
         warnings.append(
             f"there are more multiply-accumulates than are reported, not all could be counted of {'; '.join(uncounted)}"
         )
-    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value and fitted.reason != INT8_IS_ENOUGH:
+    is_kept = fitted.reason in (INT8_IS_ENOUGH, FOLDED_IS_ENOUGH)
+    if goal.kind == SPEEDUP and fitted.speedup > TOO_FAST * goal.value and not is_kept:
         warnings.append(
             f"{fitted.speedup:.2f}x is more than was asked for, and costs accuracy: times scatter too much to come "
             "closer, or no plan lies between; a new run on an idle machine may find one"

@@ -9,6 +9,7 @@ import numpy as np
 from onnxlowrank.goal import CONV_MACS, FLOAT32, LATENCY, MAX_DROP, MAX_MACS, MAX_SIZE, SPEEDUP
 from onnxlowrank.graph.layer import FloatArray
 from onnxlowrank.passes.base import KEEP
+from onnxlowrank.plan.builder import FOLDED_IS_ENOUGH
 from onnxlowrank.plan.int8_alone import Int8Alone
 from onnxlowrank.report.agreement import agreement_rows, cost_text, is_plain, noise_note, output_table
 from onnxlowrank.report.content import Figure, Report, Table
@@ -44,6 +45,8 @@ def headline(result: Result) -> str:
     faster = "" if goal.kind == SPEEDUP else f"; {result.latency_speedup:.2f}x faster in measured latency"
     if result.reached and result.int8_alone is not None and not _is_rewritten(result):
         cost = f"{cost}, by int8 alone, no layer had to be decomposed"
+    elif any(layer.kept_because == FOLDED_IS_ENOUGH for layer in result.layers):
+        cost = f"{cost}, by folding constants, no layer had to be decomposed"
     if goal.kind == MAX_DROP:
         if result.reached:
             return (
