@@ -21,6 +21,7 @@ from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import in_order, reads, rebuild, subgraphs, with_outputs
 from onnxlowrank.quantize.aligned import with_aligned_maps
+from onnxlowrank.quantize.hard_gates import HARD_GATE, as_sums, with_gates
 from onnxlowrank.quantize.ranges import Range
 
 OPSET = 13
@@ -32,8 +33,9 @@ _CLIPS = ("Relu", "Clip")
 _MOVING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Pad", "Gather", "Resize")
 _FOLLOWING = ("MaxPool", "AveragePool", *_MOVING)
 """These stay in integers where their input is one."""
-_GATE, _PRODUCT, _LEAKY = "Sigmoid", "Mul", "LeakyRelu"
+_GATES, _PRODUCT, _LEAKY = ("Sigmoid", HARD_GATE), "Mul", "LeakyRelu"
 """Activations that onnxruntime looks up, or multiplies, in integers: SiLU, squeeze and excitation, leaky ReLU."""
+_UNIT = Range(0.0, 1.0)
 
 
 def quantisable(model: ModelProto, float32: Collection[str] = ()) -> list[str]:
@@ -81,11 +83,13 @@ def quantise(
         weight_bits: 8, or 7 for weights within +-64, with which sums of pairs of products fit 16 bits: processors
             without VNNI add them up in so many.
     """
+    model, gates = with_gates(model)
+    ranges = dict.fromkeys(gates, _UNIT) | dict(ranges)
     nodes = _with_ranges(model, quantisable(model, float32), ranges)
     if not nodes:
         return model
     aligned, padded = with_aligned_maps(model, nodes)
-    ranges = dict(ranges) | {name: ranges[source] for name, source in padded.items()}
+    ranges |= {name: ranges[source] for name, source in padded.items()}
     known = {name: ranges[name] for name in activations_of(aligned, nodes) if name in ranges}
     outputs = [output.name for output in model.graph.output]
     copy = with_outputs(aligned, [name for name in exposed if name not in outputs])
@@ -109,10 +113,11 @@ def quantise(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     written = quantizer.model.model.graph
+    found, initializers = as_sums(in_order(written.node), written.initializer)
     quantised = rebuild(
         model,
-        nodes=_float_scores(in_order(written.node), set(outputs)),
-        initializers=written.initializer,
+        nodes=_float_scores(found, set(outputs)),
+        initializers=initializers,
         inputs=model.graph.input,
         outputs=model.graph.output,
     )
@@ -141,7 +146,7 @@ def _suits(node: NodeProto, index: Index) -> bool:
     """Return whether onnxruntime has code that computes a node in integers, and its constants can be so."""
     if is_standard(node, *_SUMS):
         return not any(name in index.constants for name in node.input) or node.op_type == "Add"
-    if is_standard(node, *_CLIPS, *_FOLLOWING, _GATE, _LEAKY):
+    if is_standard(node, *_CLIPS, *_FOLLOWING, *_GATES, _LEAKY):
         return node.input[0] not in index.constants
     if is_standard(node, _PRODUCT):
         return index.constants.keys().isdisjoint(node.input)
@@ -184,9 +189,9 @@ def _with_ranges(model: ModelProto, nodes: Collection[str], ranges: Mapping[str,
             behind = readers.get(node.output[0], [])
             inside = [one.name in chosen for one in behind]
             pays = any(inside) and node.output[0] not in outputs
-            if node.op_type == _GATE:
+            if node.op_type in _GATES:
                 pays = pays and all(inside) and all(one.op_type == _PRODUCT for one in behind)
-            if node.op_type in (_GATE, _PRODUCT, _LEAKY) and not pays:
+            if node.op_type in (*_GATES, _PRODUCT, _LEAKY) and not pays:
                 idle.add(node.name)
         if not idle:
             return [node.name for node in found]
@@ -205,7 +210,7 @@ def _in_integers(model: ModelProto, nodes: Collection[str], ranges: Mapping[str,
     for node in model.graph.node:
         if node.name not in nodes:
             continue
-        follows = node.op_type in (*_CLIPS, *_FOLLOWING, _GATE, _LEAKY)
+        follows = node.op_type in (*_CLIPS, *_FOLLOWING, *_GATES, _LEAKY)
         read = list(node.input[:1]) if follows or node.op_type in _WEIGHTED else list(node.input)
         tensors = [name for name in (*read, *node.output) if name and name not in constants]
         if not all(name in ranges and ranges[name].is_usable for name in tensors):

@@ -64,6 +64,9 @@ GATED = {
     "silu": "g = Sigmoid (a)  r = Mul (a, g)",
     "squeeze and excitation": "p = GlobalAveragePool (a)  q = Conv (p, w3, b3)  g = Sigmoid (q)  r = Mul (a, g)",
     "leaky ReLU": "r = LeakyRelu <alpha = 0.1> (a)",
+    "hard swish": "r = HardSwish (a)",
+    "hard swish of two": "g = HardSigmoid <alpha = 0.1667, beta = 0.5> (a)  r = Mul (a, g)",
+    "hard squeeze": "p = GlobalAveragePool (a)  q = Conv (p, w3, b3)  g = HardSigmoid (q)  r = Mul (a, g)",
 }
 
 
@@ -87,7 +90,7 @@ def test_activations_between_layers_are_computed_in_integers(tmp_path, which):
     found = quantise(model, ranges_of(model, x))
     onnx.checker.check_model(found, full_check=True)
     ops, outputs = optimised(found, x[0], tmp_path / "o.onnx")
-    assert not {"Conv", "Sigmoid", "Mul", "LeakyRelu", "GlobalAveragePool"} & set(ops)
+    assert not {"Conv", "Sigmoid", "Mul", "LeakyRelu", "GlobalAveragePool", "HardSigmoid", "HardSwish"} & set(ops)
     assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") == 1
     (wanted,) = run(model, x=x[0])
     assert error(outputs[0], wanted) <= 0.03
