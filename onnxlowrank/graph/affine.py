@@ -98,9 +98,14 @@ class _Folding:
         """Return whether a node is a convolution whose weight and bias nothing else reads."""
         if not is_standard(node, "Conv"):
             return False
-        constants = [name for name in node.input[1:] if name]
-        own = all(name in self._index.constants and self._index.uses(name) == 1 for name in constants)
-        return own and all(self._index.weights(name) is not None for name in constants)
+        return all(self._is_read_once(name) for name in node.input[1:] if name)
+
+    def _is_read_once(self, name: str) -> bool:
+        """Return whether a float32 constant goes by one name, and is read under that once."""
+        tensor, index = self._index.constants.get(name), self._index
+        if tensor is None or tensor.name != name or index.weights(name) is None:
+            return False
+        return len(index.readers.get(name, [])) == 1 and name not in index.outputs
 
     def _reader(self, tensor: str) -> NodeProto | None:
         """Return the only node that reads a tensor that is no output, if there is one."""

@@ -103,6 +103,7 @@ def test_hard_sigmoids_that_are_spelt_out(which):
         "y = Conv (x, w)  m = Mul (y, s)  z = Relu (m)",  # an output
         "c = Conv (x, w)  y = Mul (c, wide)",  # not map by map
         "c = Conv (x, w)  d = Conv (x, w)  m = Mul (c, s)  y = Add (m, d)",  # a weight that is shared
+        "c = Conv (x, w)  y = Mul (c, s)  z = Identity (w)",  # a weight that is read elsewhere
         "t = Add (x, s)  y = Conv <pads = [1, 1, 1, 1]> (t, w)",  # what is padded is not added to
         "h = Add (x, s)  y = Clip (h, low, high)",  # no hard sigmoid
     ],
