@@ -22,6 +22,7 @@ from onnxlowrank.graph.layer import Layer
 from onnxlowrank.graph.walk import in_order, reads, rebuild, subgraphs, with_outputs
 from onnxlowrank.quantize.aligned import with_aligned_maps
 from onnxlowrank.quantize.hard_gates import HARD_GATE, as_sums, with_gates
+from onnxlowrank.quantize.joined_ranges import with_joined_ranges
 from onnxlowrank.quantize.ranges import Range
 
 OPSET = 13
@@ -91,6 +92,7 @@ def quantise(
     aligned, padded = with_aligned_maps(model, nodes)
     ranges |= {name: ranges[source] for name, source in padded.items()}
     known = {name: ranges[name] for name in activations_of(aligned, nodes) if name in ranges}
+    known = with_joined_ranges(aligned, nodes, known, exposed)
     outputs = [output.name for output in model.graph.output]
     copy = with_outputs(aligned, [name for name in exposed if name not in outputs])
     graph = copy.graph

@@ -96,6 +96,35 @@ def test_activations_between_layers_are_computed_in_integers(tmp_path, which):
     assert error(outputs[0], wanted) <= 0.03
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_what_a_concat_alone_reads_has_its_range(tmp_path, relu):
+    how = "a = Relu (p)  b = Relu (q)" if relu else "a = Identity (p)  b = Identity (q)"
+    model = normalise(
+        parse(
+            f"""g (float[N, 8, 8, 8] x) => (float[N, 4, 8, 8] y) {{
+                p = Conv (x, w1, b1)  q = Conv (x, w2, b2)  {how}
+                j = Concat <axis = 1> (a, b)
+                y = Conv (j, w3, b3)
+            }}""",
+            w1=normal(RNG, 4, 8, 1, 1),
+            b1=normal(RNG, 4),
+            w2=9 * normal(RNG, 4, 8, 1, 1),
+            b2=normal(RNG, 4),
+            w3=normal(RNG, 4, 8, 1, 1),
+            b3=normal(RNG, 4),
+        )
+    )
+    x = batches(2, 8, 8, 8)
+    found = quantise(model, ranges_of(model, x))
+    _, outputs = optimised(found, x[0], tmp_path / "o.onnx")
+    (joined,) = (one for one in onnx.load(tmp_path / "o.onnx").graph.node if one.op_type == "QLinearConcat")
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(tmp_path / "o.onnx").graph.initializer}
+    scales, zeros = ({constants[name].item() for name in joined.input[first::3]} for first in (3, 4))
+    assert scales == {constants[joined.input[0]].item()}
+    assert zeros == {constants[joined.input[1]].item()}
+    assert error(outputs[0], run(model, x=x[0])[0]) <= 0.03
+
+
 @pytest.mark.parametrize(
     ("ending", "exact"),
     [
