@@ -1,7 +1,7 @@
 """The work of the nodes that are no layers, counted on a run of the network: attention, nodes in If and Loop ...
 
 A graph inside a node is counted with the shapes it meets in its first iteration, as often as it goes round; of the
-branches of an If the dearer one counts; where one is computed before the If, the other does not.
+branches of an If the dearer one counts; where one is computed before the If, that one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from onnxlowrank.graph.recurrent import reads_blocks
 from onnxlowrank.graph.refusals import refusal
 from onnxlowrank.graph.walk import named, names, reads, subgraphs, unique, walk
 from onnxlowrank.inputs.feeds import Inputs
+
+_NOT_TAKEN = ", a branch that no calibration input takes"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _count(model: ModelProto, feeds: Mapping[str, Any], owned: Collection[str] =
     """Yield what is counted in a network on one input, but for the nodes ``owned``."""
     nodes = [node for node in model.graph.node if node.name not in owned]
     plain = [node for node in nodes if _computes(node)]
-    carriers = [node for node in nodes if unfolded_branch(node) is None and any(map(_computes, _inner(node)))]
+    carriers = [node for node in nodes if any(map(_computes, _inner(node)))]
     if not plain and not carriers:
         return
     model, trips = with_trip_counts(model, [node.name for node in carriers if is_standard(node, "Loop")])
@@ -150,6 +152,8 @@ def _inside(model: ModelProto, node: NodeProto, read: Read, trips: Mapping[str, 
     if not has_bodies(node):
         return [_Counted(inner, ", its work is not known", "", is_counted=False) for inner in _inner(node)]
     counted = [_body(body) for body in bodies(model, node, read, trips)]
+    if unfolded_branch(node) is not None:
+        return [replace(one, macs=0, is_counted=True, reason=_NOT_TAKEN) for part in counted for one in part]
     dearest = max(counted, key=lambda part: sum(one.macs for one in part))
     return [
         one if part is dearest else replace(one, macs=0, reason=", the other branch of which is dearer")

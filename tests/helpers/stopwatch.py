@@ -3,7 +3,7 @@
 import pytest
 
 from onnxlowrank import pipeline
-from onnxlowrank.measure import inside_timer, interleaved
+from onnxlowrank.measure import inside_timer
 from onnxlowrank.measure.cache import Timing
 from onnxlowrank.measure.latency import Latency
 from onnxlowrank.plan import builder, goals, mixed_goals, mixing, network, search
@@ -15,7 +15,6 @@ _SECONDS = (
     (inside_timer, "_BRIEF_S"),
     (inside_timer, "_DENSE_S"),
     (int8_analysis, "_SECONDS"),
-    (interleaved, "_PATIENCE_S"),
     (mixing, "_SECONDS"),
     (network, "_DENSE_S"),
     (search, "LONG_S"),
