@@ -133,7 +133,8 @@ def last_words(ended: subprocess.CompletedProcess[str]) -> str:
     """Return the sentence a command ends with: the headline, or the error."""
     if ended.returncode == 2 or "Traceback" in ended.stderr:
         return ended.stderr.strip().splitlines()[-1]
-    return next(line for line in reversed(ended.stdout.splitlines()) if line and not line.startswith("written: "))
+    said = (line for line in reversed(ended.stdout.splitlines()) if line and not line.startswith("written: "))
+    return next(said, f"ended with {ended.returncode}")
 
 
 def write_feeds(folder: Path, feeds: list[Mapping[str, Array]]) -> None:

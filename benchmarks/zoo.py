@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures for all networks that see some")
     parser.add_argument("--inputs", type=int, default=60, help="calibration inputs; as many are compared on")
-    parser.add_argument("--only", default="", metavar="WORD", help="networks with that word in their names")
+    parser.add_argument("--only", default="", metavar="WORDS", help="networks with one of these in their names, a,b,c")
     parser.add_argument("--finetune", type=float, metavar="MINUTES", help="train each network for so long at its end")
     parser.add_argument("--int8-plans", action="store_true", help="also look for int8 networks that are faster still")
     parser.add_argument("--plot", help="draw which methods were taken, e.g. zoo.svg")
@@ -96,7 +96,7 @@ def main() -> None:
     add_result_options(parser)
     args = parser.parse_args()
     taken: Taken = defaultdict(Counter)
-    rows = [row(case, args, taken) for case in CASES if args.only in case.file]
+    rows = [row(case, args, taken) for case in CASES if any(word in case.file for word in args.only.split(","))]
     note = f"{args.inputs} calibration inputs and as many to compare on, of the CIFAR network those it comes with."
     name = args.name or "zoo"
     write_results(args, name, "Networks that people deploy", COLUMNS, rows, note)
