@@ -32,7 +32,8 @@ def bias_shift(activation: Activation, wanted: NDArray[np.float32], found: NDArr
     farthest = 2 * np.abs(wanted - found).max(axis=0).astype(np.float64)
 
     def missing(shift: NDArray[np.float64]) -> NDArray[np.float64]:
-        return goal - activation(found + shift.astype(np.float32)).mean(axis=0, dtype=np.float64)
+        given = activation(found + shift.astype(np.float32))
+        return np.asarray(goal - given.mean(axis=0, dtype=np.float64))
 
     low, high, still = -farthest, farthest, np.zeros_like(farthest)
     best, least = still, np.abs(missing(still))
@@ -42,4 +43,4 @@ def bias_shift(activation: Activation, wanted: NDArray[np.float32], found: NDArr
         better = np.abs(left) < least
         best, least = np.where(better, middle, best), np.where(better, np.abs(left), least)
         low, high = np.where(left > 0, middle, low), np.where(left > 0, high, middle)
-    return best
+    return np.asarray(best)

@@ -68,14 +68,14 @@ def as_sums(
         if len(readers[node.input[0]]) == 1:
             spent.add(pair.name)
         known = attributes(node)
-        slope, offset = np.float32(known.get("alpha", 0.2)), np.float32(known.get("beta", 0.5))
+        slope, offset = np.float32(known.get("alpha", 0.2)), np.array(known.get("beta", 0.5), np.float32)
         own = [f"{node.output[0]}/{part}" for part in ("scale", "scaled", "one", "zero", "offset", "offset_given")]
         scale, scaled, one, zero, step, given_offset = own
         steps = numpy_helper.to_array(values[pair.input[1]])
         constants += [
             numpy_helper.from_array(slope * steps, scale),
-            numpy_helper.from_array(np.uint8(1), one),
-            numpy_helper.from_array(np.uint8(0), zero),
+            numpy_helper.from_array(np.array(1, np.uint8), one),
+            numpy_helper.from_array(np.array(0, np.uint8), zero),
             numpy_helper.from_array(offset, step),
         ]
         found += [

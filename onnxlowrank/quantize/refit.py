@@ -183,7 +183,7 @@ def _moved(
         return mean - _mean(layer, forward)
     tensor = writers[behind.writer]
     rows = [
-        sampled_responses(layer.node, values[tensor], _numbers(inputs, index, _ROWS_BEHIND))
+        sampled_responses(layer.node, np.asarray(values[tensor], np.float32), _numbers(inputs, index, _ROWS_BEHIND))
         for index, values in enumerate(forward.at([tensor]))
     ]
     return bias_shift(behind.activation, store.read(layer.node.name + _READ_BEHIND), np.concatenate(rows))
