@@ -206,6 +206,26 @@ def test_a_layer_without_a_range_stays_in_float32():
     assert all(("no range" in layer.float32_because) == (layer.precision == "float32") for layer in result.layers)
 
 
+def test_an_older_softmax_takes_several_nodes_of_the_newer_opset():
+    """Which the conversion leaves without names."""
+    rng = np.random.default_rng(3)
+    model = parse(
+        """g (float[N, 3, 12, 12] x) => (float[N, 16, 12, 12] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)  r = Relu (a)
+            s = Softmax <axis = 1> (r)
+            y = Conv <pads = [1, 1, 1, 1]> (s, w2, b2)
+        }""",
+        opset=12,
+        w1=normal(rng, 16, 3, 3, 3),
+        b1=normal(rng, 16),
+        w2=normal(rng, 16, 16, 3, 3),
+        b2=normal(rng, 16),
+    )
+    result = optimize(model, max_macs=1, calibration=smooth(16, 3, 12, 12), **INT8)
+    assert any(layer.method == "channel" for layer in result.layers)
+    assert all(node.name for node in result.model.graph.node)
+
+
 @pytest.mark.parametrize("opset", [9, 12])
 def test_an_older_opset_becomes_the_first_that_does(opset):
     given = network(opset)

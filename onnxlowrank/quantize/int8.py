@@ -14,6 +14,7 @@ from onnxlowrank.calibrate.hold_out import spread
 from onnxlowrank.errors import UnsupportedModelError
 from onnxlowrank.graph.chain import Chain
 from onnxlowrank.graph.layer import Layer
+from onnxlowrank.graph.normalise import prepare
 from onnxlowrank.graph.outside import is_large
 from onnxlowrank.graph.walk import named, names, opset, rebuild
 from onnxlowrank.inputs.feeds import Inputs
@@ -188,7 +189,7 @@ def ready_for_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     del kept.opset_import[:]
     kept.opset_import.extend(converted.opset_import)
-    return kept
+    return prepare(kept)  # what the conversion adds has no names
 
 
 def int8_of(
