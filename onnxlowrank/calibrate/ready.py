@@ -10,10 +10,9 @@ import onnx
 from onnxlowrank.errors import OnnxLowRankError
 from onnxlowrank.graph.branches import ELSE, THEN, branches_with_layers, unfold_branches, unfolded_branches
 from onnxlowrank.graph.index import Index
-from onnxlowrank.graph.normalise import normalise
+from onnxlowrank.graph.normalise import normalise, prepare
 from onnxlowrank.graph.probe import expose
 from onnxlowrank.graph.recurrent import unfold_recurrent
-from onnxlowrank.graph.walk import named, names, rebuild
 from onnxlowrank.graph.widen import is_half, widened
 from onnxlowrank.inputs.feeds import Inputs
 from onnxlowrank.measure.sessions import all_threads, open_session, running
@@ -44,9 +43,7 @@ def unfold_taken_branches(model: onnx.ModelProto, inputs: Inputs) -> onnx.ModelP
     """Return a network in which the branches with layers that all inputs take are computed before their Ifs."""
     if not branches_with_layers(model):
         return model
-    graph = model.graph
-    nodes = named(graph.node, names(model))
-    given = rebuild(model, nodes=nodes, initializers=graph.initializer, inputs=graph.input, outputs=graph.output)
+    given = prepare(model)
     unfolded, undecided = given, set[str]()
     while found := [node for node in branches_with_layers(unfolded) if node.name not in undecided]:
         taken = _taken(unfolded, {node.name: node.input[0] for node in found}, inputs)

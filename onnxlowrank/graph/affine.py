@@ -170,13 +170,15 @@ class _Folding:
         maps = weight.shape[1] * group
         node = self._writer(conv.input[0])
         found = self._affine(node, maps, weight.ndim)
-        if node is None or found is None:
+        if node is None or found is None or not self._keeps_shape(node, found.source, maps, weight.ndim):
             return False
         left = node
         if found.shift.any() and _pads(conv):
             before = self._writer(found.source)
             further = self._affine(before, maps, weight.ndim)
             if before is None or further is None or further.shift.any() or found.scale.tolist() != [1.0]:
+                return False
+            if not self._keeps_shape(before, further.source, maps, weight.ndim):
                 return False
             if np.abs(further.scale).min() < _LEAST:
                 return False
@@ -191,6 +193,14 @@ class _Folding:
         self._instead[left.name] = conv.name if left is node else node.name
         conv.input[0] = found.source
         return True
+
+    def _keeps_shape(self, node: NodeProto, source: str, maps: int, rank: int) -> bool:
+        """Return whether what a node computes has as many axes and maps as its ``source``: constants may make more."""
+        constants = [value for name in node.input if (value := self._value(name)) is not None]
+        if all(value.ndim < 2 and value.size == 1 for value in constants):
+            return True
+        shape = self._index.shapes.get(source, ())
+        return len(shape) == rank and shape[1] == maps
 
     def _set_constant(self, node: NodeProto, source: str, shift: Array, rank: int) -> None:
         """Let a node be an Add of numbers to another tensor."""

@@ -124,6 +124,25 @@ def test_what_cannot_be_folded_stays(lines):
     assert fold_affine(model) is model
 
 
+@pytest.mark.parametrize("open_sizes", [False, True])
+def test_factors_that_make_maps_stay(open_sizes):
+    """A grey image, normalised by the numbers of three colours, has three maps only behind that."""
+    rng = np.random.default_rng(2)
+    sizes = "N, C, H, W" if open_sizes else "N, 1, 6, 6"
+    model = parse(
+        f"""g (float[{sizes}] x) => (float[N, 8, A, B] y) {{
+            d = Sub (x, mean)  m = Mul (d, scale)  c = Conv (m, w)  y = Relu (c)
+        }}""",
+        mean=normal(rng, 1, 3, 1, 1),
+        scale=normal(rng, 3, 1, 1),
+        w=normal(rng, 8, 3, 3, 3),
+    )
+    found = normalise(model)
+    x = normal(rng, 2, 1, 6, 6)
+    assert error(run(found, x=x)[0], run(model, x=x)[0]) <= 1e-5
+    assert "Sub" in ops(found)
+
+
 def block(seed=0):
     """Return learnable affine blocks around hard swishes, as PP-LCNet has them."""
     rng = np.random.default_rng(seed)
