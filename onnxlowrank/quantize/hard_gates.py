@@ -61,14 +61,14 @@ def as_sums(
     for node in given:
         pair = writers.get(node.input[0]) if is_standard(node, HARD_GATE) else None
         behind = readers.get(node.output[0], [])
-        rounded = len(behind) == 1 and is_standard(behind[0], "QuantizeLinear")
+        known = attributes(node)
+        slope, offset = np.float32(known.get("alpha", 0.2)), np.array(known.get("beta", 0.5), np.float32)
+        rounded = len(behind) == 1 and is_standard(behind[0], "QuantizeLinear") and slope > 0  # as steps are
         if pair is None or not is_standard(pair, "DequantizeLinear") or not rounded or pair.input[1] not in values:
             found.append(node)
             continue
         if len(readers[node.input[0]]) == 1:
             spent.add(pair.name)
-        known = attributes(node)
-        slope, offset = np.float32(known.get("alpha", 0.2)), np.array(known.get("beta", 0.5), np.float32)
         own = [f"{node.output[0]}/{part}" for part in ("scale", "scaled", "one", "zero", "offset", "offset_given")]
         scale, scaled, one, zero, step, given_offset = own
         steps = numpy_helper.to_array(values[pair.input[1]])

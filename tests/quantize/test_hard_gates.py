@@ -48,8 +48,9 @@ def test_every_integer_gives_what_it_did(slope, offset):
     assert (one.min(), one.max()) == (0, 255)
 
 
-def test_where_it_is_not_rounded_the_operator_stays():
-    model = gate(0.2, 0.5, reads="Identity")
+@pytest.mark.parametrize(("slope", "reads"), [(0.2, "Identity"), (-0.2, "QuantizeLinear")])
+def test_where_it_is_not_rounded_or_falls_the_operator_stays(slope, reads):
+    model = gate(slope, 0.5, reads=reads)
     assert "HardSigmoid" in [node.op_type for node in rewritten(model).graph.node]
 
 
