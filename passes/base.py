@@ -23,9 +23,9 @@ import numpy as np
 
 from onnxlowrank.decompose.map_regression import fit_maps
 from onnxlowrank.decompose.metric import Metric, frobenius
-from onnxlowrank.decompose.moments import Moments
+from onnxlowrank.decompose.moments import ImageMoments, Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, principal_axes, shares
+from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, shares
 from onnxlowrank.graph.chain import Chain, Step, Window, as_chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 
@@ -64,15 +64,18 @@ class Statistics:
     def response_energy(self) -> Float64Array:
         """Share of the response's variance that its leading axes keep, ``[F + 1]`` (Zhang 2015, Eq. 13).
 
+        There are ``C`` axes, so ``[C + 1]``, of a fully connected layer that widens ``C`` maps to ``F``.
+
         A fully connected layer gives one response an input. A few hundred lie in a subspace of as many dimensions,
         which holds all of their variance, but not that of others: the share is that of responses held out.
         """
         moments = self.moments[RESPONSE]
-        if self.unseen is None:
+        if self.unseen is None and not isinstance(moments, ImageMoments):
             return cumulative_energy(moments.covariance)
-        shift = self.unseen.mean - moments.mean
-        _, axes = principal_axes(moments.covariance)
-        return shares(np.einsum("fk,fk->k", axes, (self.unseen.covariance + np.outer(shift, shift)) @ axes))
+        variances, axes = moments.principal_axes()
+        if self.unseen is not None:
+            variances = self.unseen.along(axes) + (axes.T @ (self.unseen.mean - moments.mean)) ** 2
+        return shares(variances)
 
     def lost(self, layer: Layer, chain: Chain) -> float | None:
         """Return the share of the response's variance that a chain loses, or None where the metric is not known."""

@@ -62,7 +62,7 @@ class Channel(Pass):
     def outline(self, layer: Layer, setting: Setting) -> Chain:
         """Return the chain's shapes."""
         rank = setting[0]
-        return _chain(
+        return two_links(
             layer,
             placeholder(rank * layer.group, *layer.weight.shape[1:]),
             placeholder(layer.outputs, rank),
@@ -74,8 +74,9 @@ class Channel(Pass):
         moments = statistics.moments[RESPONSE]
         fitted = []
         for rows in filters_of(layer):
-            _, axes = principal_axes(moments.covariance[rows, rows], setting[0])
-            fitted.append(LowRankMap(axes, axes, moments.mean[rows] - axes @ (axes.T @ moments.mean[rows])))
+            own = moments if layer.group == 1 else moments.part(np.arange(rows.start, rows.stop))
+            _, axes = own.principal_axes(setting[0])
+            fitted.append(LowRankMap(axes, axes, own.mean - axes @ (axes.T @ own.mean)))
         return Draft(_project(layer, fitted), Features(layer.output))
 
     def spread(self, layer: Layer) -> Float64Array | None:
@@ -117,10 +118,11 @@ def _project(layer: Layer, fitted: Sequence[LowRankMap]) -> Chain:
         bias.append(own)
         reduced.append(np.tensordot(part.right.T, layer.weight[rows], axes=1))
     restore = np.concatenate([part.left for part in fitted])
-    return _chain(layer, np.concatenate(reduced), restore, np.concatenate(bias))
+    return two_links(layer, np.concatenate(reduced), restore, np.concatenate(bias))
 
 
-def _chain(layer: Layer, reduced: np.ndarray, restore: np.ndarray, bias: np.ndarray) -> Chain:
+def two_links(layer: Layer, reduced: np.ndarray, restore: np.ndarray, bias: np.ndarray) -> Chain:
+    """Return the chain of filters ``[d', C/group, *kernel]``, a mix of what they give ``[F, d'/group]`` and a bias."""
     pointwise = restore.reshape(*restore.shape, *(1,) * len(layer.kernel))
     flat = Geometry.pointwise(layer.geometry.axes)
     return Chain(

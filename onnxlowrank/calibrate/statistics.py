@@ -11,7 +11,7 @@ import onnx
 from onnxlowrank.calibrate.capture import RowStore, sample
 from onnxlowrank.calibrate.padding import Padding
 from onnxlowrank.decompose.metric import Metric, data_covariance
-from onnxlowrank.decompose.moments import Moments
+from onnxlowrank.decompose.moments import ImageMoments, Moments
 from onnxlowrank.decompose.patches import PatchMoments
 from onnxlowrank.graph.chain import Window
 from onnxlowrank.graph.layer import Layer, Place
@@ -106,7 +106,9 @@ def collect_statistics(
                 calibration.preactivations.append(layer_name, values)
             elif index in calibration.held_out:
                 if kind == RESPONSE:
-                    unseen.setdefault(layer_name, Moments(values.shape[1])).add(values)
+                    if layer_name not in unseen:
+                        unseen[layer_name] = _of_response(known[layer_name])
+                    unseen[layer_name].add(values)
             elif kind == _PATCHES:
                 layer = known[layer_name]
                 if layer_name not in patches:
@@ -114,11 +116,16 @@ def collect_statistics(
                 patches[layer_name].add(values)
             else:
                 if kind not in moments[layer_name]:
-                    moments[layer_name][kind] = Moments(values.shape[1], wanted[meant[name]].groups)
+                    new = Moments(values.shape[1], wanted[meant[name]].groups)
+                    moments[layer_name][kind] = _of_response(known[layer_name]) if kind == RESPONSE else new
                 moments[layer_name][kind].add(values)
     finite = [name for name in applicable if name not in overflowing]
     for name in finite:
-        moments[name][RESPONSE].spread(known[name].white)
+        seen = moments[name][RESPONSE]
+        if isinstance(seen, ImageMoments):
+            seen.spread_white()
+        else:
+            seen.spread(known[name].white)
     return {
         name: _statistics(known[name], moments[name], unseen.get(name), patches.get(name), metric) for name in finite
     }
@@ -132,9 +139,14 @@ def _statistics(
     return Statistics(moments, unseen, data_metric(layer, patches), metric(layer, patches))
 
 
+def _of_response(layer: Layer) -> Moments:
+    """Return no moments yet of a layer's response: of one that widens its input, by those of that."""
+    return ImageMoments(layer.weight, layer.bias) if layer.widens else Moments(layer.outputs)
+
+
 def _wanted(layer: Layer, passes: Collection[Pass]) -> dict[str, Features]:
     """Return what is sampled for a layer, by kind, in the names of its first place."""
-    wanted = {RESPONSE: Features(layer.output), _TARGET: Features(layer.preactivation)}
+    wanted = {RESPONSE: Features(layer.input if layer.widens else layer.output), _TARGET: Features(layer.preactivation)}
     wanted |= {kind: features for one in passes for kind, features in one.moments(layer).items()}
     if any(one.uses_metric for one in passes):
         wanted[_PATCHES] = Features(layer.input, (), Window(layer.kernel, layer.geometry))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxlowrank.decompose.precision import squarable
+from onnxlowrank.decompose.spectrum import Float64Array, left_axes, principal_axes
 
 _BATCH = 1024  # rows taken in together: products of fewer are slow, and so is adding each to a large Gram matrix
 
@@ -61,22 +63,83 @@ class Moments:
             by_group = rows.reshape(len(rows), len(self._grams), -1).swapaxes(0, 1)
             self._grams += by_group.swapaxes(1, 2) @ by_group
 
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean row ``[channels]``."""
+    def _moments(self) -> tuple[Float64Array, Float64Array]:
+        """Return the mean ``[channels]`` and covariances of what was taken in."""
         self._flush()
-        return self._sum / max(self.count, 1)
+        mean = self._sum / max(self.count, 1)
+        means = mean.reshape(len(self._grams), -1)
+        return mean, self._grams / max(self.count, 1) - means[:, :, None] * means[:, None]
 
     @property
-    def covariance(self) -> NDArray[np.float64]:
+    def mean(self) -> Float64Array:
+        """Mean row ``[channels]``."""
+        return self._moments()[0]
+
+    @property
+    def covariance(self) -> Float64Array:
         """Covariance ``[channels, channels]`` of the rows, where they are in one group."""
-        covariance: NDArray[np.float64]
+        covariance: Float64Array
         (covariance,) = self.covariances
         return covariance
 
     @property
-    def covariances(self) -> NDArray[np.float64]:
+    def covariances(self) -> Float64Array:
         """Covariances ``[groups, channels / groups, channels / groups]`` of the groups of channels."""
-        means = self.mean.reshape(len(self._grams), -1)  # flushes
-        found: NDArray[np.float64] = self._grams / max(self.count, 1) - means[:, :, None] * means[:, None]
+        return self._moments()[1]
+
+    def principal_axes(self, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
+        """Return the largest ``rank`` variances, descending, and their axes ``[channels, rank]``."""
+        return principal_axes(self.covariance, rank)
+
+    def along(self, axes: Float64Array) -> Float64Array:
+        """Return the variances ``[rank]`` along axes ``[channels, rank]``."""
+        found: Float64Array = np.einsum("fk,fk->k", axes, self.covariance @ axes)
+        return found
+
+
+class ImageMoments(Moments):
+    """Moments of rows ``W x + b [F]``, of which the rows ``x [C]`` are taken in.
+
+    Where ``C < F`` nothing as large as ``F^2`` is kept, and only :attr:`covariances` computes it.
+    """
+
+    def __init__(self, weight: NDArray[np.floating], bias: NDArray[np.floating] | None = None) -> None:
+        super().__init__(weight.shape[1])
+        self._weight = weight.astype(np.float64)
+        self._bias = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+
+    def spread_white(self) -> None:
+        """Do what :meth:`spread` does for ``W W'``, the covariance where that of ``x`` is the identity."""
+        variance = float(((self._weight @ self._moments()[1][0]) * self._weight).sum())
+        trace = float((self._weight**2).sum())
+        if trace > 0:
+            self._grams[0] += np.eye(self._weight.shape[1]) * (variance / trace)
+
+    def part(self, columns: NDArray[np.intp]) -> ImageMoments:
+        """Return the moments of some of the channels."""
+        self._flush()
+        part = ImageMoments(self._weight[columns], self._bias[columns])
+        part.count, part._sum, part._grams = self.count, self._sum.copy(), self._grams.copy()
+        return part
+
+    @property
+    def mean(self) -> Float64Array:
+        """Mean row ``[F]``."""
+        found: Float64Array = self._weight @ self._moments()[0] + self._bias
+        return found
+
+    @property
+    def covariances(self) -> Float64Array:
+        """The one covariance, ``[1, F, F]``, computed whenever it is asked for."""
+        return self._weight @ self._moments()[1] @ self._weight.T
+
+    def principal_axes(self, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
+        """Return the largest ``rank`` variances, descending, and their axes ``[F, rank]``, of ``min(C, F)``."""
+        variances, axes = scipy.linalg.eigh(self._moments()[1][0])
+        return left_axes(self._weight @ (axes * np.sqrt(np.maximum(variances, 0))), rank)
+
+    def along(self, axes: Float64Array) -> Float64Array:
+        """Return the variances ``[rank]`` along axes ``[F, rank]``."""
+        back = self._weight.T @ axes
+        found: Float64Array = np.einsum("ck,ck->k", back, self._moments()[1][0] @ back)
         return found

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from onnxlowrank.decompose.activation import IDENTITY, Activation
 from onnxlowrank.decompose.cholesky import lower_cholesky
 from onnxlowrank.decompose.precision import squarable
-from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, left_axes
 from onnxlowrank.parallel import in_parallel
 
 FloatArray = NDArray[np.floating]
@@ -185,7 +185,7 @@ class _Regression:
         if rank >= outputs:
             left = np.eye(outputs)
         elif start is None:
-            _, left = principal_axes(whitened.T @ whitened, rank)
+            _, left = left_axes(whitened.T, rank)
         else:
             left = start
             for _ in range(2):

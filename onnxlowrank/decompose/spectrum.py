@@ -21,6 +21,19 @@ def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[F
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
+def left_axes(factor: Float64Array, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
+    """Return the largest ``rank`` eigenvalues of ``A A'`` and their vectors ``[n, rank]``, for ``A`` of ``[n, p]``.
+
+    There are no more than ``min(n, p)``. They are found by whichever of ``A A'`` and ``A' A`` is smaller.
+    """
+    n, p = factor.shape
+    if n <= p:
+        return principal_axes(factor @ factor.T, rank)
+    values, axes = principal_axes(factor.T @ factor, rank)
+    found, _ = np.linalg.qr(factor @ axes)
+    return values, found
+
+
 def cumulative_energy(covariance: Float64Array) -> Float64Array:
     """Return ``[n + 1]`` shares of the total variance: entry ``d`` is what the ``d`` largest eigenvalues hold."""
     return shares(scipy.linalg.eigvalsh(covariance)[::-1])

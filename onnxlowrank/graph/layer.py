@@ -213,6 +213,15 @@ class Layer:
         return np.where(group[:, None] == group, (filters @ filters.T).astype(np.float64), 0.0)
 
     @property
+    def widens(self) -> bool:
+        """Whether the layer is fully connected and gives more maps than it reads, along the same axis.
+
+        Its responses then vary in fewer dimensions than they have, and its inputs hold all there is to know of them.
+        """
+        same_axis = not (self.columns and self.op == "Gemm")
+        return not self.is_conv and same_axis and self.inputs < self.outputs
+
+    @property
     def outputs(self) -> int:
         """Number ``F`` of output maps."""
         return int(self.weight.shape[0])

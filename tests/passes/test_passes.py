@@ -293,6 +293,25 @@ def test_energies_of_groups_are_shares_of_the_variance_that_projections_keep() -
         assert one.energy == pytest.approx(kept / (rows**2).sum(), abs=2e-3)
 
 
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("bias", [None, normal(RNG, 90)])
+def test_responses_that_are_more_than_the_inputs_keep_what_they_are_predicted_to(op, bias) -> None:
+    inputs = normal(RNG, 36, 36)
+    feeds = [normal(RNG, 20, 36) @ inputs if op == "Gemm" else normal(RNG, 20, 3, 36) @ inputs for _ in range(8)]
+    case = case_of(matrix_model(op, normal(RNG, 90, 36), bias), feeds)
+    (method,) = load_passes(["fully_connected"])
+    assert case.layer.widens
+    assert method.limits(case.layer) == (36,)
+    offered = list(method.candidates(case.layer, statistics_of(case, method), 6))
+    assert [one.setting for one in offered] == [(6,), (12,), (18,), (24,)]
+    truth = np.concatenate([run(case.model, x=x)[0].reshape(-1, 90) for x in feeds])
+    for one in offered:
+        rewritten = rewrite(case.model, [case.layer], {case.layer.name: fit_alone(case, method, one.setting)})
+        found = np.concatenate([run(rewritten, x=x)[0].reshape(-1, 90) for x in feeds])
+        lost = ((found - truth) ** 2).sum() / ((truth - truth.mean(axis=0)) ** 2).sum()
+        assert lost == pytest.approx(1 - one.energy, rel=0.1, abs=1e-3)
+
+
 def test_a_kernel_of_few_colours_is_recovered() -> None:
     rng = np.random.default_rng(4)
     kernel = np.einsum("fc,ft->fct", rng.standard_normal((4, 5))[rng.permutation(24) % 4], rng.standard_normal((24, 9)))
