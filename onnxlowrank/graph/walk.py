@@ -35,6 +35,15 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from reads(inner)
 
 
+def readers(nodes: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
+    """Return for every tensor that is read the nodes that read it, once a read, in their order; see :func:`reads`."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in reads(node):
+            found.setdefault(name, []).append(node)
+    return found
+
+
 def names(model: ModelProto) -> set[str]:
     """Return every name of a node or a tensor in use anywhere in ``model``."""
     nodes = list(walk(model.graph.node))

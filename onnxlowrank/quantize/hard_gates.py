@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxlowrank.graph.index import attributes, is_standard
-from onnxlowrank.graph.walk import names, rebuild, unique
+from onnxlowrank.graph.walk import names, readers, rebuild, unique
 
 HARD_GATE = "HardSigmoid"
 
@@ -52,22 +52,19 @@ def as_sums(
     given, constants = list(nodes), list(initializers)
     values = {tensor.name: tensor for tensor in constants}
     writers = {name: node for node in given for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in given:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    reading = readers(given)
     found: list[NodeProto] = []
     spent: set[str] = set()
     for node in given:
         pair = writers.get(node.input[0]) if is_standard(node, HARD_GATE) else None
-        behind = readers.get(node.output[0], [])
+        behind = reading.get(node.output[0], [])
         known = attributes(node)
         slope, offset = np.float32(known.get("alpha", 0.2)), np.array(known.get("beta", 0.5), np.float32)
         rounded = len(behind) == 1 and is_standard(behind[0], "QuantizeLinear") and slope > 0  # as steps are
         if pair is None or not is_standard(pair, "DequantizeLinear") or not rounded or pair.input[1] not in values:
             found.append(node)
             continue
-        if len(readers[node.input[0]]) == 1:
+        if len(reading[node.input[0]]) == 1:
             spent.add(pair.name)
         own = [f"{node.output[0]}/{part}" for part in ("scale", "scaled", "one", "zero", "offset", "offset_given")]
         scale, scaled, one, zero, step, given_offset = own

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxlowrank.graph.index import attributes, is_standard
 from onnxlowrank.graph.probe import sampled_positions
+from onnxlowrank.graph.walk import readers
 
 Float64Array = NDArray[np.float64]
 
@@ -139,10 +140,7 @@ def int8_layers(model: ModelProto) -> list[Int8Layer]:
     """Return the int8 layers of a network, in graph order."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     pairs = {node.output[0]: node for node in model.graph.node if is_standard(node, "DequantizeLinear")}
-    readers: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+    reads = {name: len(nodes) for name, nodes in readers(model.graph.node).items()}
     found = []
     for node in model.graph.node:
         if not is_standard(node, "Conv", "Gemm", "MatMul") or attributes(node).get("transA"):
@@ -150,11 +148,11 @@ def int8_layers(model: ModelProto) -> list[Int8Layer]:
         if not all(name in pairs for name in node.input[:2]) or pairs[node.input[1]].input[0] not in constants:
             continue
         data, weight = pairs[node.input[0]], pairs[node.input[1]]
-        alone = readers[weight.input[0]] == readers[node.input[1]] == 1
+        alone = reads[weight.input[0]] == reads[node.input[1]] == 1
         bias = None
         if len(node.input) == 3 and node.input[2] in pairs:
             name = pairs[node.input[2]].input[0]
-            if constants[name].data_type == TensorProto.INT32 and readers[name] == readers[node.input[2]] == 1:
+            if constants[name].data_type == TensorProto.INT32 and reads[name] == reads[node.input[2]] == 1:
                 bias = constants[name]
         tensor = constants[weight.input[0]]
         outputs = tensor.dims[0 if node.op_type == "Conv" or attributes(node).get("transB") else 1]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from onnx import ModelProto
 
-from onnxlowrank.graph.walk import reads
+from onnxlowrank.graph.walk import readers
 from onnxlowrank.quantize.ranges import Range
 
 _WITH_OWN_RANGE = ("Conv", "Gemm", "MatMul", "Mul", "Add", "Relu", "GlobalAveragePool", "Concat", "LeakyRelu")
@@ -30,10 +30,7 @@ def with_joined_ranges(
     """
     found = dict(ranges)
     writers = {name: node for node in model.graph.node for name in node.output}
-    count: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in reads(node):
-            count[name] = count.get(name, 0) + 1
+    reading = readers(model.graph.node)
     kept = {output.name for output in model.graph.output}.union(exposed)
     for node in reversed(model.graph.node):
         if node.op_type != "Concat" or node.name not in nodes:
@@ -41,7 +38,7 @@ def with_joined_ranges(
         ends = found[node.output[0]]
         for name in node.input:
             writer = writers.get(name)
-            if writer is None or writer.name not in nodes or count[name] > 1 or name in kept:
+            if writer is None or writer.name not in nodes or len(reading[name]) > 1 or name in kept:
                 continue
             is_relu = writer.op_type == "Relu"  # which its range is to cut off
             if writer.op_type in _WITH_OWN_RANGE and not (is_relu and ends.low < 0):

@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from onnxlowrank.goal import FLOAT32, FP16, INT8, MIXED
 from onnxlowrank.graph.index import Index, attributes, is_standard
 from onnxlowrank.graph.layer import Layer
-from onnxlowrank.graph.walk import in_order, reads, rebuild, subgraphs, with_outputs
+from onnxlowrank.graph.walk import in_order, readers, reads, rebuild, subgraphs, with_outputs
 from onnxlowrank.quantize.aligned import with_aligned_maps
 from onnxlowrank.quantize.hard_gates import HARD_GATE, as_sums, with_gates
 from onnxlowrank.quantize.joined_ranges import with_joined_ranges
@@ -178,17 +178,14 @@ def _with_ranges(model: ModelProto, nodes: Collection[str], ranges: Mapping[str,
     that ends the network has more than 256 values.
     """
     left = set(nodes)
-    readers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in reads(node):
-            readers.setdefault(name, []).append(node)
+    reading = readers(model.graph.node)
     outputs = {output.name for output in model.graph.output}
     while True:
         found = _in_integers(model, left, ranges)
         chosen = {node.name for node in found}
         idle = set()
         for node in found:
-            behind = readers.get(node.output[0], [])
+            behind = reading.get(node.output[0], [])
             inside = [one.name in chosen for one in behind]
             pays = any(inside) and node.output[0] not in outputs
             if node.op_type in _GATES:
@@ -255,21 +252,18 @@ def _float_scores(nodes: Iterable[NodeProto], outputs: Collection[str]) -> list[
     """
     nodes = list(nodes)
     writers = {name: node for node in nodes for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in nodes:
-        for name in reads(node):
-            readers.setdefault(name, []).append(node)
+    reading = readers(nodes)
     gone: set[str] = set()
     for last in nodes:
         if not (is_standard(last, "DequantizeLinear") and last.output[0] in outputs and last.input[0] in writers):
             continue
         first = writers[last.input[0]]
         layer = writers.get(first.input[0])
-        if layer is None or not is_standard(layer, "Gemm", "MatMul", "Add") or readers.get(last.output[0]):
+        if layer is None or not is_standard(layer, "Gemm", "MatMul", "Add") or reading.get(last.output[0]):
             continue
         if layer.op_type == "Add" and all(_is_computed(name, writers) for name in layer.input):
             continue
-        if len(readers[first.input[0]]) == 1 and len(readers[last.input[0]]) == 1:
+        if len(reading[first.input[0]]) == len(reading[last.input[0]]) == 1:
             layer.output[0] = last.output[0]
             gone |= {first.name, last.name}
     return [node for node in nodes if node.name not in gone]

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxlowrank.graph.index import attributes, is_standard
 from onnxlowrank.graph.outside import values
+from onnxlowrank.graph.walk import readers
 from onnxlowrank.tune.call import Call, Inputs, Operator
 from onnxlowrank.tune.libraries import Torch, torch
 
@@ -96,10 +97,7 @@ def with_pairs(nodes: Sequence[NodeProto], kept: Collection[str]) -> list[NodePr
         nodes: In graph order.
         kept: Tensors that are to be computed.
     """
-    readers: dict[str, list[NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    reading = readers(nodes)
     quantised = {
         node.output[0]: node
         for node in nodes
@@ -107,7 +105,7 @@ def with_pairs(nodes: Sequence[NodeProto], kept: Collection[str]) -> list[NodePr
         and node.output[0] not in kept
         and all(
             is_standard(one, _DQ) and one.input[1:] == node.input[1:] and attributes(one) == attributes(node)
-            for one in readers.get(node.output[0], ())
+            for one in reading.get(node.output[0], ())
         )
     }
     return list(_joined(nodes, quantised))
