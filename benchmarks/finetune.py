@@ -76,6 +76,8 @@ def main() -> None:
         top1 = None if found.accuracy is None else 100 * found.accuracy[1]
         return [speedup, way, labels, *(training or (None, None, None)), top1, *lost(found)]
 
+    title = f"Fine-tuning: {result_name(args)}"
+    note = "loss held out: of inputs that were not learnt from, but chose the network"
     rows = [row(1.0, "the original", "", original)]
     for speedup in map(float, args.speedups.split(",")):
         made = onnxlowrank.optimize(
@@ -109,10 +111,7 @@ def main() -> None:
                 one, other = tuned.tuned.figures
                 training = tuned.tuned.seconds / 60, str(tuned.tuned.steps), f"{one:.4f} -> {other:.4f}"
                 rows.append(row(made.macs_speedup, way, labels, tuned.model, *training))
-                print(*rows[-1], flush=True)
-    title = f"Fine-tuning: {result_name(args)}"
-    note = "loss held out: of inputs that were not learnt from, but chose the network"
-    write_results(args, result_name(args), title, COLUMNS, rows, note)
+                write_results(args, result_name(args), title, COLUMNS, rows, note)
 
 
 if __name__ == "__main__":
