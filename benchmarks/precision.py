@@ -102,6 +102,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     args = options()
     bits, name = WEIGHT_BITS[args.int8_weights], result_name(args)
+    title_of_all = f"Int8 and low rank: {Path(args.model).stem}, weights of {bits} bits, {args.threads} thread(s)"
     rows: list[list[Cell]] = []
     scratch = ready_copy(args)
 
@@ -119,9 +120,9 @@ def main() -> None:
             times = time_in_sessions(both, network.feeds, network.target, SECONDS, fewest=3)
             found, differs = speedup_interval(*times), agreement(prepared.original, model, test)
             rows.append([title, *how, [found.ratio, found.low, found.high], differs.relative_error, *lost(differs)])
-            print(rows[-1], flush=True)
             if args.plot:
                 plot(rows, args.plot)
+            write_results(args, name, title_of_all, COLUMNS, rows, plot=args.plot)
             return found.ratio
 
         def ways() -> Iterator[tuple[list[str], Int8]]:
@@ -157,8 +158,6 @@ def main() -> None:
             if is_wanted(MIXED):
                 made = mixed_network_for(Goal(SPEEDUP, speedup), builder, timer, inputs, inputs, alone)
                 show(f"{MIXED}, {speedup:.3g}x", made.model, *how)
-    title = f"Int8 and low rank: {Path(args.model).stem}, weights of {bits} bits, {args.threads} thread(s)"
-    write_results(args, name, title, COLUMNS, rows, plot=args.plot)
     scratch.remove()
 
 
