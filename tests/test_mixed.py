@@ -76,6 +76,25 @@ def test_the_plan_in_float32_is_made_without_what_rounding_adds(monkeypatch):
     assert seen[0].float32 is seen[1]
 
 
+@pytest.mark.parametrize(("pessimism", "selection"), [(0, "exact"), (1e9, "exact"), (0, "energy")])
+def test_what_would_lose_far_more_is_not_looked_for(monkeypatch, pessimism, selection):
+    """Searches for faster int8 networks and for float32 ones take minutes; energies do not tell what is lost."""
+    sought, real = [], mixed_goals.network_for_speedup
+    monkeypatch.setattr(mixed_goals, "_PESSIMISM", pessimism)
+    monkeypatch.setattr(
+        mixed_goals,
+        "network_for_speedup",
+        lambda builder, model, speedup, *rest: (
+            sought.append((builder.network.int8 is not None, speedup)) or real(builder, model, speedup, *rest)
+        ),
+    )
+    result = optimize(network(), calibration=smooth(24), evaluate=smooth(16, seed=9), speedup=2.6,
+                      selection=selection, **MIXED)  # fmt: skip
+    assert result.reached
+    all_there_is = [(True, 2.6), (True, 2.6 * 1.25), (False, 2.6)]
+    assert sought == (all_there_is if pessimism or selection == "energy" else all_there_is[:1])
+
+
 @pytest.mark.parametrize("goal", [{"max_size": 1000}, {"max_macs": 1000}, {"target": "macs", "speedup": 2}])
 def test_counted_goals_are_refused(goal):
     with pytest.raises(OptionError, match="--precision mixed weighs time against accuracy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 
 from onnxlowrank.goal import LATENCY, MAX_DROP, Goal
@@ -16,11 +17,14 @@ from onnxlowrank.plan.goals import NOT_NEEDED, network_for_speedup, timed_tradeo
 from onnxlowrank.plan.int8_losses import Int8Losses
 from onnxlowrank.plan.latency_model import LatencyModel
 from onnxlowrank.plan.mixing import Mixing
+from onnxlowrank.plan.selection import EnergyLosses, Losses
 
 _LOG = logging.getLogger(__name__)
 
 _FASTER = 1.25
 """By how much an int8 plan is faster than asked for that has room for layers in float32."""
+_PESSIMISM = 10.0
+"""How much more than fitted chains do their drafts, of which losses are predicted, were seen to do at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +89,39 @@ def _for_speedup(
     int8: _Way, float32: _Way, mixing: Mixing, speedup: float, alone: FittedNetwork | None
 ) -> FittedNetwork:
     """Return the most accurate network found that is so much faster; the fastest one if there is none."""
-    found = [network_for_speedup(int8.builder, int8.latency_model, speedup, alone)]
-    if found[0].speedup >= speedup:
-        roomy = found[0]
-        if alone is None or alone.speedup < _FASTER * speedup:
-            roomy = network_for_speedup(int8.builder, int8.latency_model, _FASTER * speedup, alone)
-            found.append(roomy)
-        for one in {id(one): one for one in (found[0], roomy)}.values():
+    found: list[tuple[float, FittedNetwork]] = []
+
+    def add(one: FittedNetwork) -> None:
+        found.append((mixing.loss(one) if one.speedup >= speedup else math.inf, one))
+        _LOG.info("%.2fx, %d layers in float32, loses %.6f", one.speedup, len(one.float32), found[-1][0])
+
+    def least() -> float:
+        return min(loss for loss, _ in found)
+
+    losses = float32.builder.losses
+    add(network_for_speedup(int8.builder, int8.latency_model, speedup, alone))
+    if least() < math.inf:
+        room = _FASTER * speedup
+        if (alone is None or alone.speedup < room) and _may_lose_less(int8, losses, room, least()):
+            add(network_for_speedup(int8.builder, int8.latency_model, room, alone))
+        for one in {id(one): one for _, one in found}.values():
             mixed = mixing.relaxed(one, speedup)
             if mixed is not None:
-                found.append(mixed)
-    found.append(network_for_speedup(float32.builder, float32.latency_model, speedup))
-    reached = [(mixing.loss(one), one) for one in found if one.speedup >= speedup]
-    for loss, one in reached:
-        _LOG.info("%.2fx, %d layers in float32, loses %.6f", one.speedup, len(one.float32), loss)
-    if not reached:
-        return max(found, key=lambda one: one.speedup)
-    _, best = min(reached, key=lambda pair: pair[0])
-    return best
+                add(mixed)
+    if _may_lose_less(float32, losses, speedup, least()):
+        add(network_for_speedup(float32.builder, float32.latency_model, speedup))
+    if least() == math.inf:
+        return max((one for _, one in found), key=lambda one: one.speedup)
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _may_lose_less(way: _Way, losses: Losses, speedup: float, loss: float) -> bool:
+    """Return whether decomposed layers of that speed-up, where they are as fast as hoped, may lose less than this.
+
+    Losses that are not those of the outputs tell nothing.
+    """
+    if isinstance(losses, EnergyLosses):
+        return True
+    model = way.latency_model
+    plan = way.builder.select(model.choices(), model.whole / speedup - model.rest)
+    return sum(map(losses.of, plan.values())) < _PESSIMISM * loss
