@@ -92,7 +92,7 @@ def quantise(
     aligned, padded = with_aligned_maps(model, nodes)
     ranges |= {name: ranges[source] for name, source in padded.items()}
     known = {name: ranges[name] for name in activations_of(aligned, nodes) if name in ranges}
-    known = with_joined_ranges(aligned, nodes, known, exposed)
+    known = _followed(aligned, nodes, with_joined_ranges(aligned, nodes, known, exposed))
     outputs = [output.name for output in model.graph.output]
     copy = with_outputs(aligned, [name for name in exposed if name not in outputs])
     graph = copy.graph
@@ -124,6 +124,27 @@ def quantise(
         outputs=model.graph.output,
     )
     return quantised
+
+
+def _followed(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges in which what moves integers has the range of what it reads, as it is written.
+
+    From ranges the quantiser tells which steps of weights are too fine for their bias; it is to know the true ones.
+    """
+    index, found = Index.of(model), dict(ranges)
+    for node in index.nodes:
+        moves = node.name in nodes and is_standard(node, *_FOLLOWING)
+        if moves and not (node.op_type == "Pad" and _pads_with_numbers(node, index)):
+            found |= {name: found[node.input[0]] for name in node.output if name in found}
+    return found
+
+
+def _pads_with_numbers(node: NodeProto, index: Index) -> bool:
+    """Return whether a Pad puts something else than zeros, or what it reads, around."""
+    if attributes(node).get("mode", "constant") != "constant" or len(node.input) < 3 or not node.input[2]:
+        return False
+    value = index.array(node.input[2])
+    return value is None or bool(np.any(value))
 
 
 def precision_of(model: ModelProto, layer: Layer) -> str:

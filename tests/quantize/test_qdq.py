@@ -60,6 +60,54 @@ def test_everything_is_computed_in_integers(tmp_path):
     assert error(outputs[0], simulated) <= 0.02
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "q = MaxPool <kernel_shape = [1, 1]> (r)",
+        "q = AveragePool <kernel_shape = [1, 1]> (r)",
+        "q = Pad (r, pads)",
+        "p = Transpose <perm = [0, 1, 3, 2]> (r)  q = Transpose <perm = [0, 1, 3, 2]> (p)",
+    ],
+)
+def test_a_bias_beside_weights_of_hardly_anything_is_kept(moved):
+    """Behind what has its own range in the statistics and that of its input in the network."""
+    weight, bias = normal(RNG, 8, 8, 1, 1), np.zeros(8, np.float32)
+    weight[3] *= np.float32(1e-13)
+    bias[3] = 0.5
+    model = parse(
+        f"""g (float[N, 8, 8, 8] x) => (float[N, 8, s, t] y) {{
+            a = Conv (x, w1)  r = Relu (a)  {moved}  y = Conv (q, w2, b2)
+        }}""",
+        w1=normal(RNG, 8, 8, 1, 1) / 8,
+        w2=weight,
+        b2=bias,
+        pads=np.zeros(8, np.int64),
+    )
+    x = batches(2, 8, 8, 8)
+    ranges = ranges_of(model, x)
+    widest = ranges["q"].high
+    found = quantise(model, ranges | {"q": Range(0.0, 3 * widest), "p": Range(0.0, 2 * widest)})
+    (outputs,), (wanted,) = run(found, x=x[0]), run(model, x=x[0])
+    step = (ranges["y"].high - ranges["y"].low) / 255
+    np.testing.assert_allclose(wanted[:, 3], 0.5, atol=1e-6)
+    np.testing.assert_allclose(outputs[:, 3], 0.5, atol=step)
+
+
+def test_what_is_padded_with_numbers_has_a_range_that_holds_them():
+    model = parse(
+        """g (float[N, 8, 8, 8] x) => (float[N, 8, s, t] y) {
+            a = Conv (x, w1)  r = Relu (a)  q = Pad (r, pads, value)  y = Conv (q, w2)
+        }""",
+        w1=normal(RNG, 8, 8, 1, 1) / 8,
+        w2=normal(RNG, 8, 8, 1, 1),
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        value=np.array(-3.0, np.float32),
+    )
+    x = batches(2, 8, 8, 8)
+    found = quantise(model, ranges_of(model, x))
+    assert error(run(found, x=x[0])[0], run(model, x=x[0])[0]) <= 0.03
+
+
 GATED = {
     "silu": "g = Sigmoid (a)  r = Mul (a, g)",
     "squeeze and excitation": "p = GlobalAveragePool (a)  q = Conv (p, w3, b3)  g = Sigmoid (q)  r = Mul (a, g)",
