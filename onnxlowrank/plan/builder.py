@@ -21,6 +21,8 @@ from onnxlowrank.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 _FITTED_S = 4.0
+_CLEARLY = 1.03
+"""How much faster is more than what times scatter by."""
 
 INT8_IS_ENOUGH = "int8 alone reaches the goal"
 INT8_IS_FASTEST = "nothing was found that is faster than int8 alone"
@@ -89,6 +91,15 @@ class NetworkBuilder:
         before, outline, after = self._timed(self.network.outline(fitted.plan), fitted.model)
         times = fitted.before.with_those(before), fitted.after.with_those(after)
         return replace(fitted, before=times[0], after=times[1]), median_speedup(after, outline)
+
+    def faster(self, fitted: FittedNetwork, alone: FittedNetwork) -> FittedNetwork:
+        """Return a network if it is clearly faster than the one with all layers kept, which loses less; or that one.
+
+        They are timed once more, in turns: the machine may have had another speed when the other one was.
+        """
+        before, *after = self._timed(fitted.model, alone.model)
+        one, other = (replace(it, before=before, after=times) for it, times in zip((fitted, alone), after, strict=True))
+        return one if one.speedup > _CLEARLY * other.speedup else other
 
     def mixed(self, fitted: FittedNetwork, float32: Collection[str]) -> FittedNetwork:
         """Return an int8 network once more, layers of these names in float32."""

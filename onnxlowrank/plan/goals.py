@@ -67,7 +67,7 @@ def network_for_speedup(
 ) -> FittedNetwork:
     """Return the most accurate network found that is ``speedup`` times faster; the fastest one if there is none.
 
-    That is the one with all layers kept, where it is fast enough, or where nothing faster is found.
+    That is the one with all layers kept, where it is fast enough, or where nothing clearly faster is found.
 
     A fitted network takes as long as the outline of its plan, which was fast enough, unless chains could not be fitted.
     Where its times say something else it is timed again, in turns with that outline: what differs is then made up for
@@ -90,9 +90,10 @@ def network_for_speedup(
             break
         wanted = max(wanted * speedup / one.speedup if known else speedup * slower, 1.0)
     reached = [one for one in fitted if one.speedup >= speedup]
-    return (
-        min(reached, key=lambda one: one.speedup) if reached else max([*fitted, *others], key=lambda one: one.speedup)
-    )
+    if reached:
+        return min(reached, key=lambda one: one.speedup)
+    fastest = max(fitted, key=lambda one: one.speedup)
+    return builder.faster(fastest, others[0]) if others else fastest
 
 
 def _as_asked(fitted: FittedNetwork, speedup: float, planned: PlannedNetwork) -> bool:
