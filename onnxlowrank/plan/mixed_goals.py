@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _FASTER = 1.25
 """By how much an int8 plan is faster than asked for that has room for layers in float32."""
 _PESSIMISM = 10.0
-"""How much more than fitted chains do their drafts, of which losses are predicted, were seen to do at most."""
+"""By how much the loss that is predicted of a plan, that of its drafts, may exceed what its fitted chains lose."""
 
 
 @dataclass(frozen=True, eq=False)
