@@ -24,10 +24,11 @@ def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[F
 def left_axes(factor: Float64Array, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
     """Return the largest ``rank`` eigenvalues of ``A A'`` and their vectors ``[n, rank]``, for ``A`` of ``[n, p]``.
 
-    There are no more than ``min(n, p)``. They are found by whichever of ``A A'`` and ``A' A`` is smaller.
+    They are found by whichever of ``A A'`` and ``A' A`` is smaller, which has all that are not 0; as many there are
+    where nothing is said, and further ones are only looked for where more are asked for.
     """
     n, p = factor.shape
-    if n <= p:
+    if n <= p or (rank is not None and rank > p):
         return principal_axes(factor @ factor.T, rank)
     values, axes = principal_axes(factor.T @ factor, rank)
     found, _ = np.linalg.qr(factor @ axes)

@@ -68,6 +68,12 @@ def test_axes_of_a_factor_are_those_of_its_product(shape, rank):
     np.testing.assert_allclose(axes.T @ axes, np.eye(len(values)), atol=1e-10)
 
 
+def test_further_axes_are_orthonormal_too():
+    values, axes = left_axes(RNG.normal(size=(40, 6)), 9)
+    np.testing.assert_allclose(values[6:], 0, atol=1e-10 * values[0])
+    np.testing.assert_allclose(axes.T @ axes, np.eye(9), atol=1e-10)
+
+
 def test_axes_of_a_factor_of_less_rank_are_orthonormal():
     factor = RNG.normal(size=(40, 1)) @ RNG.normal(size=(1, 6))
     values, axes = left_axes(factor, 4)
