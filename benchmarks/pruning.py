@@ -20,14 +20,14 @@ from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.measure.interleaved import speedup_interval, time_in_sessions
 from onnxlowrank.measure.sessions import Target
 
-_DEFAULTS = ("channel", "spatial", "asymmetric3d", "svd")
+_OTHERS = ("channel", "spatial", "asymmetric3d", "svd")
 SETS = {
     "3D (asymmetric3d)": ("asymmetric3d",),
     "3C (pruned_asymmetric3d)": ("pruned_asymmetric3d",),
     "both": ("asymmetric3d", "pruned_asymmetric3d"),
     "channel_prune": ("channel_prune",),
-    "channel, spatial, 3D, svd": _DEFAULTS,
-    "these and both that prune": (*_DEFAULTS, "channel_prune", "pruned_asymmetric3d"),
+    "channel, spatial, 3D, svd": _OTHERS,
+    "these and both that prune": (*_OTHERS, "channel_prune", "pruned_asymmetric3d"),
 }
 COLUMNS = {
     "precision": "",

@@ -23,9 +23,9 @@ import numpy as np
 
 from onnxlowrank.decompose.map_regression import fit_maps
 from onnxlowrank.decompose.metric import Metric, frobenius
-from onnxlowrank.decompose.moments import ImageMoments, Moments
+from onnxlowrank.decompose.moments import Moments
 from onnxlowrank.decompose.regression import Samples, fit_low_rank
-from onnxlowrank.decompose.spectrum import Float64Array, cumulative_energy, shares
+from onnxlowrank.decompose.spectrum import Float64Array, shares
 from onnxlowrank.graph.chain import Chain, Step, Window, as_chain
 from onnxlowrank.graph.layer import FloatArray, Layer
 
@@ -70,12 +70,10 @@ class Statistics:
         which holds all of their variance, but not that of others: the share is that of responses held out.
         """
         moments = self.moments[RESPONSE]
-        if self.unseen is None and not isinstance(moments, ImageMoments):
-            return cumulative_energy(moments.covariance)
-        variances, axes = moments.principal_axes()
-        if self.unseen is not None:
-            variances = self.unseen.along(axes) + (axes.T @ (self.unseen.mean - moments.mean)) ** 2
-        return shares(variances)
+        if self.unseen is None:
+            return shares(moments.variances())
+        _, axes = moments.principal_axes()
+        return shares(self.unseen.along(axes) + (axes.T @ (self.unseen.mean - moments.mean)) ** 2)
 
     def lost(self, layer: Layer, chain: Chain) -> float | None:
         """Return the share of the response's variance that a chain loses, or None where the metric is not known."""

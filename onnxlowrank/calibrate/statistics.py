@@ -116,8 +116,11 @@ def collect_statistics(
                 patches[layer_name].add(values)
             else:
                 if kind not in moments[layer_name]:
-                    new = Moments(values.shape[1], wanted[meant[name]].groups)
-                    moments[layer_name][kind] = _of_response(known[layer_name]) if kind == RESPONSE else new
+                    moments[layer_name][kind] = (
+                        _of_response(known[layer_name])
+                        if kind == RESPONSE
+                        else Moments(values.shape[1], wanted[meant[name]].groups)
+                    )
                 moments[layer_name][kind].add(values)
     finite = [name for name in applicable if name not in overflowing]
     for name in finite:

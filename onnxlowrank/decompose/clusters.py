@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, left_axes
 
 IntArray = NDArray[np.intp]
 
@@ -131,11 +131,11 @@ def _seeds(stack: Float64Array, count: int, dimension: int, rng: np.random.Gener
     for _ in range(count):
         weights = np.maximum(lost, 0) + tiny  # even where nothing is lost
         chosen = rng.choice(len(weights), p=weights / weights.sum())
-        basis = _basis(stack[:, chosen], 1)
+        basis = left_axes(stack[:, chosen], 1)[1]
         for group in (min(dimension, size), size):
             cosines = _captured(stack, basis[None])[:, 0] / np.maximum(energy, tiny)
             near = np.argsort(-cosines, kind="stable")[:group]
-            basis = _basis(stack[:, near].reshape(len(stack), -1), dimension)
+            basis = left_axes(stack[:, near].reshape(len(stack), -1), dimension)[1]
         bases.append(basis)
         lost = np.minimum(lost, energy - _captured(stack, basis[None])[:, 0])
     return np.stack(bases)
@@ -150,15 +150,5 @@ def _captured(stack: Float64Array, bases: Float64Array) -> Float64Array:
 
 
 def _bases(stack: Float64Array, labels: IntArray, dimension: int) -> Float64Array:
-    return np.stack([_basis(stack[:, labels == k].reshape(len(stack), -1), dimension) for k in range(labels.max() + 1)])
-
-
-def _basis(columns: Float64Array, dimension: int) -> Float64Array:
-    """Return the leading left singular vectors ``[p, dimension]`` of ``columns [p, m]`` by way of the smaller Gram."""
-    p, m = columns.shape
-    if p <= m:
-        return principal_axes(columns @ columns.T, dimension)[1]
-    _, mixes = principal_axes(columns.T @ columns, min(dimension, m))
-    spanning = np.zeros((p, dimension))
-    spanning[:, : mixes.shape[1]] = columns @ mixes
-    return np.linalg.qr(spanning)[0]  # orthonormal even where the columns span less than that
+    pieces = [stack[:, labels == k].reshape(len(stack), -1) for k in range(labels.max() + 1)]
+    return np.stack([left_axes(piece, dimension)[1] for piece in pieces])

@@ -91,6 +91,11 @@ class Moments:
         """Return the largest ``rank`` variances, descending, and their axes ``[channels, rank]``."""
         return principal_axes(self.covariance, rank)
 
+    def variances(self) -> Float64Array:
+        """Return the variances along all principal axes, descending."""
+        found: Float64Array = scipy.linalg.eigvalsh(self.covariance)[::-1]
+        return found
+
     def along(self, axes: Float64Array) -> Float64Array:
         """Return the variances ``[rank]`` along axes ``[channels, rank]``."""
         found: Float64Array = np.einsum("fk,fk->k", axes, self.covariance @ axes)
@@ -137,6 +142,10 @@ class ImageMoments(Moments):
         """Return the largest ``rank`` variances, descending, and their axes ``[F, rank]``, of ``min(C, F)``."""
         variances, axes = scipy.linalg.eigh(self._moments()[1][0])
         return left_axes(self._weight @ (axes * np.sqrt(np.maximum(variances, 0))), rank)
+
+    def variances(self) -> Float64Array:
+        """Return the variances along the ``min(C, F)`` principal axes, descending."""
+        return self.principal_axes()[0]
 
     def along(self, axes: Float64Array) -> Float64Array:
         """Return the variances ``[rank]`` along axes ``[F, rank]``."""

@@ -24,15 +24,17 @@ def principal_axes(covariance: Float64Array, rank: int | None = None) -> tuple[F
 def left_axes(factor: Float64Array, rank: int | None = None) -> tuple[Float64Array, Float64Array]:
     """Return the largest ``rank`` eigenvalues of ``A A'`` and their vectors ``[n, rank]``, for ``A`` of ``[n, p]``.
 
-    They are found by whichever of ``A A'`` and ``A' A`` is smaller, which has all that are not 0; as many there are
-    where nothing is said, and further ones are only looked for where more are asked for.
+    They are found by whichever of ``A A'`` and ``A' A`` is smaller. There are ``min(n, p)``, if nothing is said; of
+    further ones the eigenvalues are 0, and the vectors orthonormal to the others.
     """
     n, p = factor.shape
-    if n <= p or (rank is not None and rank > p):
+    rank = min(n, p) if rank is None else rank
+    if n <= p:
         return principal_axes(factor @ factor.T, rank)
-    values, axes = principal_axes(factor.T @ factor, rank)
-    found, _ = np.linalg.qr(factor @ axes)
-    return values, found
+    found, mixes = principal_axes(factor.T @ factor, min(rank, p))
+    values, spanning = np.zeros(rank), np.zeros((n, rank))
+    values[: len(found)], spanning[:, : len(found)] = found, factor @ mixes
+    return values, np.linalg.qr(spanning)[0]  # orthonormal even where the factor spans less than that
 
 
 def cumulative_energy(covariance: Float64Array) -> Float64Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlowrank.decompose.spectrum import Float64Array, principal_axes
+from onnxlowrank.decompose.spectrum import Float64Array, left_axes
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def hooi(kernel: NDArray[np.floating], start: Tucker2, sweeps: int = 10, toleran
 def _axes(kernel: Float64Array, mode: int, rank: int) -> Float64Array:
     """Leading left singular vectors of the unfolding over ``mode``."""
     unfolded = np.moveaxis(kernel, mode, 0).reshape(kernel.shape[mode], -1)
-    return principal_axes(unfolded @ unfolded.T, rank)[1]
+    return left_axes(unfolded, rank)[1]
 
 
 def _times(kernel: Float64Array, matrix: Float64Array, mode: int) -> Float64Array:
