@@ -24,7 +24,9 @@ from onnxlowrank.tune.student import Student
 _LOG = logging.getLogger(__name__)
 _LOWEST, _HIGHEST = 1e-4, 1e-1
 _OF_LARGEST = 0.5
-_TEST_STEPS = 20
+_TEST_STEPS, _LEAST_TEST_STEPS = 20, 8
+_TESTING = 0.15
+"""Of the time, how much the range test may take if that leaves it enough steps."""
 _LOOKS = 25
 """How often the network is judged on the inputs held out."""
 _LOOKING = 0.2
@@ -94,7 +96,7 @@ class Trainer:
         before, loss = self._judge()
         found = Outcome(start, before, before, loss)
         try:
-            found.rate = self._range_test(start) if rate is None else rate
+            found.rate = self._range_test(start, budget) if rate is None else rate
             _LOG.info("figure on inputs held out %.5g, learning rate %.3g", before, found.rate)
             self._descend(budget, found)
         except KeyboardInterrupt:
@@ -160,15 +162,15 @@ class Trainer:
         optimiser.step(rate)
         return True
 
-    def _range_test(self, start: Values) -> float:
+    def _range_test(self, start: Values, budget: Budget) -> float:
         """Return a learning rate; the student has its values back then."""
         optimiser, batch = Adam(self._student.parameters.values()), next(self._batches)
-        rates = np.geomspace(_LOWEST, _HIGHEST, _TEST_STEPS).tolist()
-        losses: list[float] = []
-        for rate in rates:
-            if not self._step(optimiser, rate, batch):
-                break
+        rates, losses = [_LOWEST], list[float]()
+        since = budget.share
+        while len(losses) < len(rates) and self._step(optimiser, rates[len(losses)], batch):
             losses.append(self._last)  # before this step
+            if len(losses) == 1:
+                rates = np.geomspace(_LOWEST, _HIGHEST, _test_steps(budget.share - since)).tolist()
             if self._last > 2 * losses[0]:
                 break
         self._student.set(start)
@@ -176,6 +178,11 @@ class Trainer:
             "range test: %s", " ".join(f"{rate:.1g}:{loss:.4g}" for rate, loss in zip(rates, losses, strict=False))
         )
         return float(rates[max(int(np.argmin(losses)) - 1, 0)] if losses else _LOWEST) * _OF_LARGEST
+
+
+def _test_steps(share: float) -> int:
+    """Return how many steps the range test makes, if one takes this share of the time; 0 where that does not count."""
+    return _TEST_STEPS if not share else min(max(int(_TESTING / share), _LEAST_TEST_STEPS), _TEST_STEPS)
 
 
 def _standing(budget: Budget, figure: float, found: Outcome) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +32,9 @@ from onnxlowrank.tune.weights import trained_weights
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 64
-"""Samples a step."""
+"""Samples a step, at most."""
+_SMALLEST_BATCH, _STEPS_WANTED = 8, 200
+"""Where the time is short for that many steps, steps are of fewer samples, down to so many."""
 _LEAST_STEPS = 4
 """In one pass over the samples."""
 _LOOKED_AT = 256
@@ -103,6 +106,18 @@ def figures(task: Task, models: Sequence[ModelProto], options: TuneOptions) -> l
     return [tuner.run_as_written(model) for model in models]
 
 
+def batch_size(most: int, least: int, seconds: float, minutes: float) -> int:
+    """Return how many feeds a step learns from, so that there is time for a fair number of steps.
+
+    Args:
+        most: Feeds.
+        least: Likewise, if there are as many.
+        seconds: That a step takes for each of them.
+        minutes: There are.
+    """
+    return max(min(most, max(int(60 * minutes / (_STEPS_WANTED * seconds)), least)), 1)
+
+
 class _Tuner:
     def __init__(self, task: Task, options: TuneOptions) -> None:
         original, optimised, data = task.original, task.optimised, task.data
@@ -115,7 +130,7 @@ class _Tuner:
             _LOG.info("PyTorch is not taught to differentiate %s: weights in front of it stay", what)
         self._seen = Samples(data.seen, data.joins, task.augmentation)
         self._held_out = Samples(data.held_out, data.joins, task.augmentation)
-        self._size = max(min(_BATCH // data.seen.batch, len(self._seen) // _LEAST_STEPS), 1)
+        self._taught: tuple[Batch, list[tuple[Part, dict[str, Torch]]]] | None = None
         self._rng = np.random.default_rng(options.seed)
 
         pairs = [judged_pair(one, original, optimised) for one in measures]
@@ -162,7 +177,7 @@ class _Tuner:
             rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
             for part in self._held_out.parts(range(len(self._held_out)), rng):
                 reference = self._reference.run(part.feeds)
-                size += sum(one.element_size() * one.nelement() for one in reference.values())
+                size += _bytes(reference)
                 if found and size > _HELD_BYTES:
                     break
                 found.append((part, reference))
@@ -180,8 +195,9 @@ class _Tuner:
             advance(share)
             progress.tell(standing)
 
-        trainer = Trainer(self._student, self._loss, self._judge, self._seen.batches(self._size, self._rng), tell)
         budget = Budget(options.steps, options.minutes)
+        batches = self._seen.batches(self._batch_size(), self._rng)
+        trainer = Trainer(self._student, self._loss, self._judge, batches, tell)
         found = trainer.train(budget)
         model, figures = self._verified(found)
         hints = tuple(term.tensor for term in self._objective.hints)
@@ -200,11 +216,38 @@ class _Tuner:
             self._samples,
         )
 
+    def _batch_size(self) -> int:
+        """Return how many feeds a step learns from; where steps are counted, the machine has no say in it."""
+        options, each = self._options, self._samples[0] // len(self._seen)
+        most = min(_BATCH // each, len(self._seen) // _LEAST_STEPS)
+        if options.steps is not None or options.minutes is None:
+            return max(most, 1)
+        some = Batch(tuple(range(min(_SMALLEST_BATCH, len(self._seen)))), options.seed)
+        self._loss(some)  # the first time is longer
+        self._taught = None
+        since = time.monotonic()
+        self._loss(some)
+        return batch_size(most, _SMALLEST_BATCH // each, (time.monotonic() - since) / len(some.chosen), options.minutes)
+
+    def _lessons(self, batch: Batch) -> Iterator[tuple[Part, dict[str, Torch]]]:
+        """Yield a batch with what the original gives for it; if asked for the same one again, without computing."""
+        if self._taught is not None and self._taught[0] == batch:
+            yield from self._taught[1]
+            return
+        self._taught, found, size = None, [], 0
+        for part in self._seen.parts(batch.chosen, np.random.default_rng(batch.seed)):
+            reference = self._reference.run(part.feeds)
+            size += _bytes(reference)
+            if size <= _HELD_BYTES:
+                found.append((part, reference))
+            yield part, reference
+        if size <= _HELD_BYTES:
+            self._taught = batch, found
+
     def _loss(self, batch: Batch) -> float:
         """Return the loss of a batch; its gradients are added to the parameters'."""
         total = 0.0
-        for part in self._seen.parts(batch.chosen, np.random.default_rng(batch.seed)):
-            reference = self._reference.run(part.feeds)
+        for part, reference in self._lessons(batch):
             loss = self._objective.loss(self._student.run(part.feeds), reference, part.labels) * part.share
             loss.backward()
             total += float(loss.detach())
@@ -240,3 +283,7 @@ class _Tuner:
         device = self._options.device
         given: Any = ({name: torch.from_numpy(value).to(device) for name, value in one.items()} for one in outputs)
         return self._figure((part, mine, its) for (part, its), mine in zip(self._judged_on, given, strict=True))
+
+
+def _bytes(tensors: Mapping[str, Torch]) -> int:
+    return sum(one.element_size() * one.nelement() for one in tensors.values())

@@ -223,3 +223,37 @@ def test_measures_that_only_the_original_has():
     measures = measures_of(original)
     with pytest.raises(UnsupportedModelError, match="was OPTIMISED made of ORIGINAL"):
         tuner.shared_measures(measures, optimised)
+
+
+def test_a_step_is_of_fewer_samples_where_there_is_time_for_few(monkeypatch):
+    assert tuner.batch_size(most=64, least=8, seconds=0.3, minutes=10) == 10  # 600 s for 200 steps of 10 samples
+    assert tuner.batch_size(64, 8, 0.003, 10) == 64
+    assert tuner.batch_size(64, 8, 0.3, 1) == 8
+    assert tuner.batch_size(4, 8, 0.3, 1) == 4
+    assert tuner.batch_size(2, 0, 100.0, 1) == 1
+    seen = []
+    compute = tuner._Tuner._loss
+
+    def loss(self, batch):
+        time.sleep(0.02 * len(batch.chosen))
+        seen.append(len(batch.chosen))
+        return compute(self, batch)
+
+    monkeypatch.setattr(tuner._Tuner, "_loss", loss)
+    assert tuned(*pair(), samples(), steps=None, minutes=0.05).steps > 0  # 3 s; a step takes 0.16 s
+    assert set(seen) == {8}
+    seen.clear()
+    tuned(*pair(), samples(), steps=2)
+    assert set(seen) == {21}
+
+
+def test_the_range_test_asks_the_original_once(monkeypatch):
+    runs = []
+    compute = tuner.Reference.run
+    monkeypatch.setattr(tuner.Reference, "run", lambda self, feeds: (runs.append(1), compute(self, feeds))[1])
+    tuned(*pair(), samples(), steps=1)
+    first = len(runs)
+    runs.clear()
+    tuned(*pair(), samples(), steps=3)
+    assert len(runs) == first + 2
+    assert first < 20
