@@ -170,7 +170,7 @@ class Trainer:
         while len(losses) < len(rates) and self._step(optimiser, rates[len(losses)], batch):
             losses.append(self._last)  # before this step
             if len(losses) == 1:
-                rates = np.geomspace(_LOWEST, _HIGHEST, _test_steps(budget.share - since)).tolist()
+                rates = np.geomspace(_LOWEST, _HIGHEST, steps_of_test(budget.share - since)).tolist()
             if self._last > 2 * losses[0]:
                 break
         self._student.set(start)
@@ -180,8 +180,12 @@ class Trainer:
         return float(rates[max(int(np.argmin(losses)) - 1, 0)] if losses else _LOWEST) * _OF_LARGEST
 
 
-def _test_steps(share: float) -> int:
-    """Return how many steps the range test makes, if one takes this share of the time; 0 where that does not count."""
+def steps_of_test(share: float) -> int:
+    """Return how many steps the range test makes.
+
+    Args:
+        share: Of the time, that one takes; 0 where time does not end the training.
+    """
     return _TEST_STEPS if not share else min(max(int(_TESTING / share), _LEAST_TEST_STEPS), _TEST_STEPS)
 
 

@@ -11,7 +11,7 @@ from helpers.tuning import distance, tuned
 
 from onnxlowrank.errors import MissingInputsError, OptionError, UnfitInputsError, UnsupportedModelError
 from onnxlowrank.evaluate.measures import measures_of
-from onnxlowrank.tune import tuner
+from onnxlowrank.tune import training, tuner
 from onnxlowrank.tune.options import TuneOptions
 from onnxlowrank.tune.split import split
 from onnxlowrank.tune.student import Student
@@ -257,3 +257,8 @@ def test_the_range_test_asks_the_original_once(monkeypatch):
     tuned(*pair(), samples(), steps=3)
     assert len(runs) == first + 2
     assert first < 20
+
+
+def test_the_range_test_leaves_time_for_training():
+    shares = {0.0: 20, 0.001: 20, 0.01: 15, 0.05: 8}  # of the time, for one step
+    assert {share: training.steps_of_test(share) for share in shares} == shares
