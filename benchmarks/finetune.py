@@ -23,15 +23,15 @@ from onnx import numpy_helper
 from tables import Cell, result_name, write_results
 
 import onnxlowrank
-from onnxlowrank.goal import FLOAT32, INT8
+from onnxlowrank.goal import FLOAT32, INT8, LATENCY, TARGETS
 from onnxlowrank.graph.load import load
+from onnxlowrank.graph.walk import readers
 from onnxlowrank.inputs.sources import open_inputs
 from onnxlowrank.inputs.specs import input_specs
 from onnxlowrank.options import BLOCKS
 from onnxlowrank.tune.weights import ALL, changed, trained_weights
 
 SCRATCH = "scratch"
-MACS, LATENCY = "macs", "latency"
 LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Reshape", "Transpose"}
 COLUMNS = {
     "measured": "{:.2f}x",
@@ -53,12 +53,12 @@ def from_scratch(original: onnx.ModelProto, optimised: onnx.ModelProto, seed: in
     """
     rng = np.random.default_rng(seed)
     outputs = [output.name for output in optimised.graph.output]
-    nodes = optimised.graph.node
+    read_by = readers(optimised.graph.node)
     linear = {
         name
-        for node in nodes
+        for node in optimised.graph.node
         for name in node.input[1:]
-        if any(after.op_type in LINEAR for output in node.output for after in nodes if output in after.input)
+        if any(after.op_type in LINEAR for output in node.output for after in read_by.get(output, []))
     }
     names = set(trained_weights(original, optimised, ALL, outputs).weights)
     values = {}
@@ -75,7 +75,7 @@ def from_scratch(original: onnx.ModelProto, optimised: onnx.ModelProto, seed: in
 def main() -> None:
     parser = arguments(__doc__, inputs=10**6, test_inputs=10**6)
     parser.add_argument("--speedups", default="4,5", help="of TARGET")
-    parser.add_argument("--target", default=MACS, choices=(MACS, LATENCY), help="what is to be so many times less")
+    parser.add_argument("--target", default="macs", choices=TARGETS, help="what is to be so many times less")
     parser.add_argument("--ways", default="blocks,above,chains,all,scratch", help="what is trained")
     parser.add_argument("--labels", default="no,yes", help="without labels, with them, or both")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")

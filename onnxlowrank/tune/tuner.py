@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxlowrank.errors import NotFiniteError
 from onnxlowrank.evaluate.measures import Measure
+from onnxlowrank.inputs.feeds import byte_count
 from onnxlowrank.parallel import available_cores
 from onnxlowrank.progress import Progress
 from onnxlowrank.tune.augment import Augmentation
@@ -177,7 +178,7 @@ class _Tuner:
             rng = None if view == 0 else np.random.default_rng((self._options.seed, view))
             for part in self._held_out.parts(range(len(self._held_out)), rng):
                 reference = self._reference.run(part.feeds)
-                size += _bytes(reference)
+                size += byte_count(reference)
                 if found and size > _HELD_BYTES:
                     break
                 found.append((part, reference))
@@ -237,7 +238,7 @@ class _Tuner:
         self._taught, found, size = None, [], 0
         for part in self._seen.parts(batch.chosen, np.random.default_rng(batch.seed)):
             reference = self._reference.run(part.feeds)
-            size += _bytes(reference)
+            size += byte_count(reference)
             if size <= _HELD_BYTES:
                 found.append((part, reference))
             yield part, reference
@@ -283,7 +284,3 @@ class _Tuner:
         device = self._options.device
         given: Any = ({name: torch.from_numpy(value).to(device) for name, value in one.items()} for one in outputs)
         return self._figure((part, mine, its) for (part, its), mine in zip(self._judged_on, given, strict=True))
-
-
-def _bytes(tensors: Mapping[str, Torch]) -> int:
-    return sum(one.element_size() * one.nelement() for one in tensors.values())
